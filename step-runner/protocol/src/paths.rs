@@ -1,0 +1,90 @@
+//! Paths in the stage's container, names of environment variables, and keys in the store.
+//!
+//! ```text
+//! store   <store>/<namespace>/<pipeline>/<run>.<run UID>/<stage>/COMMIT
+//!                                                       /<attempt>/<output>/manifest.json, and the files
+//!                                                       /<attempt>/log.txt, metrics.jsonl
+//! ```
+
+/// The root of everything that user code reads and writes, in a Pod.
+pub const ROOT: &str = "/trainyard";
+/// Where the runner's image volume (or the emptyDir that the init container fills) is mounted.
+pub const RUNNER_MOUNT: &str = "/trainyard-runner";
+/// The runner's file name in its image and below [`RUNNER_MOUNT`].
+pub const RUNNER_BINARY: &str = "step-runner";
+
+/// Below the root: inputs, each a file or a directory by its name.
+pub const IN: &str = "in";
+/// Below the root: outputs, each a file or a directory by its name.
+pub const OUT: &str = "out";
+/// Below the root: all parameters as one JSON object.
+pub const PARAMS: &str = "params.json";
+/// Below the root: one file per result.
+pub const RESULTS: &str = "results";
+/// Below the root: metrics, one JSON object a line.
+pub const METRICS: &str = "metrics.jsonl";
+/// Below the root: the check report.
+pub const CHECKS: &str = "checks.json";
+/// Below the root: the mounted code, the working directory when the pipeline has `code`.
+pub const CODE: &str = "code";
+/// Below the root: the child's `HOME`.
+pub const HOME: &str = "home";
+/// Below the root: the child's `TMPDIR`.
+pub const TMP: &str = "tmp";
+/// Below the root: the inline script of a stage.
+pub const SCRIPT: &str = "script";
+
+/// Container variable with the [`crate::StepSpec`] as JSON; continued in `TRAINYARD_SPEC_1`, `TRAINYARD_SPEC_2`, ...
+pub const ENV_SPEC: &str = "TRAINYARD_SPEC";
+/// Most bytes of the spec in one variable: Linux allows 128 KiB for one environment string.
+pub const ENV_SPEC_CHUNK: usize = 96 * 1024;
+/// Container variable with the attempt's report key (hex), never seen by the child.
+pub const ENV_REPORT_KEY: &str = "TRAINYARD_REPORT_KEY";
+/// Prefix of the container variables that carry store credentials, never seen by the child.
+/// `TRAINYARD_STORE_AWS_ACCESS_KEY_ID` is what the provider's SDK calls `AWS_ACCESS_KEY_ID`.
+pub const ENV_STORE_PREFIX: &str = "TRAINYARD_STORE_";
+/// Child variable with the root, so that the same program runs elsewhere.
+pub const ENV_ROOT: &str = "TRAINYARD_ROOT";
+/// Where a `volume` store is mounted in the container.
+pub const STORE_MOUNT: &str = "/trainyard-store";
+
+/// File name of the commit record below a stage's prefix.
+pub const COMMIT: &str = "COMMIT";
+/// File name of an output's manifest below the output's prefix.
+pub const MANIFEST: &str = "manifest.json";
+/// File name of the kept log below the attempt's prefix.
+pub const LOG: &str = "log.txt";
+
+/// A name as a part of an environment variable: upper-cased, every `-` and `.` a `_`.
+///
+/// ```
+/// assert_eq!(step_protocol::paths::env_name("min-accuracy"), "MIN_ACCURACY");
+/// ```
+#[must_use]
+pub fn env_name(name: &str) -> String {
+    name.chars().map(|c| if c == '-' || c == '.' { '_' } else { c.to_ascii_uppercase() }).collect()
+}
+
+/// `<namespace>/<pipeline>/<run>.<run UID>/<stage>`: the prefix of all that a stage of one run writes.
+#[must_use]
+pub fn stage_prefix(namespace: &str, pipeline: &str, run: &str, run_uid: &str, stage: &str) -> String {
+    format!("{namespace}/{pipeline}/{run}.{run_uid}/{stage}")
+}
+
+/// The key of the commit record below a stage's prefix.
+#[must_use]
+pub fn commit_key(stage_prefix: &str) -> String {
+    format!("{stage_prefix}/{COMMIT}")
+}
+
+/// The prefix of one attempt.
+#[must_use]
+pub fn attempt_prefix(stage_prefix: &str, attempt: u32) -> String {
+    format!("{stage_prefix}/{attempt}")
+}
+
+/// The prefix of one output of one attempt.
+#[must_use]
+pub fn output_prefix(stage_prefix: &str, attempt: u32, output: &str) -> String {
+    format!("{stage_prefix}/{attempt}/{output}")
+}
