@@ -1,0 +1,179 @@
+//! Condition types and the reasons that the operator itself gives, as words that tools and people match on.
+
+/// Types of conditions. All are positive: `True` is what one hopes for, but for the two that kstatus defines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionType {
+    /// The spec can be run as it stands.
+    Accepted,
+    /// The run has ended, in whatever way.
+    Finished,
+    /// The run has ended well.
+    Succeeded,
+    /// kstatus: work is going on.
+    Reconciling,
+    /// kstatus: it will not get better without a person.
+    Stalled,
+    /// kstatus: what the spec asks for is there.
+    Ready,
+}
+
+impl ConditionType {
+    /// The word in `status.conditions[].type`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::Finished => "Finished",
+            Self::Succeeded => "Succeeded",
+            Self::Reconciling => "Reconciling",
+            Self::Stalled => "Stalled",
+            Self::Ready => "Ready",
+        }
+    }
+}
+
+/// Reasons that the operator gives for a run, a stage or a pipeline, beside those that the runner reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// Nothing to say.
+    None,
+    /// The spec is in order.
+    Valid,
+    /// The spec is wrong in itself.
+    InvalidPipeline,
+    /// A `$(...)` or an expression names something that does not exist.
+    UnknownReference,
+    /// A `$(...)` or an expression names a stage that need not have ended by then.
+    NotUpstream,
+    /// An expression does not parse, or gives something that is not a boolean.
+    InvalidExpression,
+    /// The Pipeline that the run names does not exist.
+    PipelineNotFound,
+    /// The run that a rerun refers to does not exist, or has not ended.
+    RerunSourceUnavailable,
+    /// A parameter has no value.
+    ParameterMissing,
+    /// A parameter is not declared.
+    ParameterUnknown,
+    /// A parameter is not of its type, not in its range or not in its enumeration.
+    ParameterInvalid,
+    /// The parameters were edited after the run had been accepted.
+    ParametersChanged,
+    /// Neither the pipeline nor the installation says where artifacts live.
+    StoreMissing,
+    /// The status would grow over what an object may hold.
+    StatusTooLarge,
+    /// A result that the operator needs did not fit the report.
+    ResultTooLarge,
+    /// An object of another owner has the name of ours.
+    NameConflict,
+    /// The API server refused the Pod.
+    PodRejected,
+    /// The namespace's quota has no room.
+    QuotaExceeded,
+    /// No node has room for the Pod.
+    Unschedulable,
+    /// The image is being pulled, or pulling is being tried again.
+    ImagePull,
+    /// The image cannot be pulled.
+    ImagePullFailed,
+    /// The image runs as root, which the Pod's security profile forbids.
+    ImageRunsAsRoot,
+    /// A Secret or ConfigMap that the Pod needs does not exist.
+    ConfigMissing,
+    /// The container runtime could not start the container.
+    ContainerStartFailed,
+    /// The Pod is waiting for its turn.
+    Queued,
+    /// The Pod's containers are being made.
+    Starting,
+    /// The Pod has ended, or is gone, without a commit.
+    NoCommit,
+    /// The Pod is gone, evicted or preempted.
+    Disrupted,
+    /// The Pod's node is gone.
+    NodeLost,
+    /// Something that the stage needs did not succeed.
+    DependencyFailed,
+    /// Something that the stage needs was skipped.
+    DependencySkipped,
+    /// The stage's `when` is false.
+    WhenFalse,
+    /// The branch that the stage waits for did not come.
+    BranchNotTaken,
+    /// The run was cancelled.
+    Cancelled,
+    /// The run was terminated.
+    Terminated,
+    /// The run is suspended.
+    Suspended,
+    /// A stage of the `finally` section failed.
+    FinallyFailed,
+    /// The attempt will be repeated.
+    Retrying,
+    /// Work is going on.
+    Running,
+    /// It ended well.
+    Succeeded,
+    /// A stage failed.
+    StageFailed,
+    /// The operator's own fault.
+    InternalError,
+}
+
+impl Reason {
+    /// The word; empty for [`Reason::None`].
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Valid => "Valid",
+            Self::InvalidPipeline => "InvalidPipeline",
+            Self::UnknownReference => "UnknownReference",
+            Self::NotUpstream => "NotUpstream",
+            Self::InvalidExpression => "InvalidExpression",
+            Self::PipelineNotFound => "PipelineNotFound",
+            Self::RerunSourceUnavailable => "RerunSourceUnavailable",
+            Self::ParameterMissing => "ParameterMissing",
+            Self::ParameterUnknown => "ParameterUnknown",
+            Self::ParameterInvalid => "ParameterInvalid",
+            Self::ParametersChanged => "ParametersChanged",
+            Self::StoreMissing => "StoreMissing",
+            Self::StatusTooLarge => "StatusTooLarge",
+            Self::ResultTooLarge => "ResultTooLarge",
+            Self::NameConflict => "NameConflict",
+            Self::PodRejected => "PodRejected",
+            Self::QuotaExceeded => "QuotaExceeded",
+            Self::Unschedulable => "Unschedulable",
+            Self::ImagePull => "ImagePull",
+            Self::ImagePullFailed => "ImagePullFailed",
+            Self::ImageRunsAsRoot => "ImageRunsAsRoot",
+            Self::ConfigMissing => "ConfigMissing",
+            Self::ContainerStartFailed => "ContainerStartFailed",
+            Self::Queued => "Queued",
+            Self::Starting => "Starting",
+            Self::NoCommit => "NoCommit",
+            Self::Disrupted => "Disrupted",
+            Self::NodeLost => "NodeLost",
+            Self::DependencyFailed => "DependencyFailed",
+            Self::DependencySkipped => "DependencySkipped",
+            Self::WhenFalse => "WhenFalse",
+            Self::BranchNotTaken => "BranchNotTaken",
+            Self::Cancelled => "Cancelled",
+            Self::Terminated => "Terminated",
+            Self::Suspended => "Suspended",
+            Self::FinallyFailed => "FinallyFailed",
+            Self::Retrying => "Retrying",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::StageFailed => "StageFailed",
+            Self::InternalError => "InternalError",
+        }
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,40 @@
+//! Every label, annotation, and field manager that Trainyard writes, once.
+
+/// Label on runs and Pods: name of the Pipeline (of the run itself for an inline pipeline), cut to 63 characters.
+pub const PIPELINE: &str = "trainyard.dev/pipeline";
+/// Label on Pods: name of the PipelineRun, cut to 63 characters. The UID label is what selects.
+pub const RUN: &str = "trainyard.dev/run";
+/// Label on Pods: UID of the PipelineRun.
+pub const RUN_UID: &str = "trainyard.dev/run-uid";
+/// Label on Pods: name of the stage.
+pub const STAGE: &str = "trainyard.dev/stage";
+/// Label on Pods: number of the attempt.
+pub const ATTEMPT: &str = "trainyard.dev/attempt";
+/// Label on runs that need no more work: such runs leave the operator's watch.
+pub const FINISHED: &str = "trainyard.dev/finished";
+/// Value of [`FINISHED`].
+pub const FINISHED_TRUE: &str = "true";
+/// Annotation on Pods: hash of the attempt's description; a Pod with another one is not ours to adopt.
+pub const SPEC_HASH: &str = "trainyard.dev/spec-hash";
+/// Annotation on Pods: how the runner comes into the image (`Image` or `Init`).
+pub const RUNNER_MOUNT: &str = "trainyard.dev/runner-mount";
+/// Well-known label: what manages the object.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Value of [`MANAGED_BY`], and the field manager of every write.
+pub const MANAGER: &str = "trainyard";
+/// Annotation that makes `kubectl logs POD` show the stage's container.
+pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+/// Cuts a name to what a label value may hold: 63 characters that end with a letter or digit.
+///
+/// ```
+/// assert_eq!(trainyard_crds::labels::value(&format!("{}.b", "a".repeat(62))), "a".repeat(62));
+/// ```
+#[must_use]
+pub fn value(name: &str) -> String {
+    let mut end = name.len().min(63);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name[..end].trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
+}

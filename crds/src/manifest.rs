@@ -1,0 +1,111 @@
+//! The CustomResourceDefinitions as they are installed: what the derive gives, made tidy for the API server.
+
+use kube::CustomResourceExt;
+use serde_json::{Map, Value, json};
+
+use crate::v1alpha1::{Pipeline, PipelineRun};
+
+/// `kubectl apply` keeps the whole object in an annotation, of which there may be 256 KiB.
+pub const APPLY_LIMIT: usize = 262_144;
+
+/// Every CustomResourceDefinition, with its file name.
+///
+/// # Errors
+/// Only if a definition were not JSON, which the types exclude.
+pub fn all() -> Result<Vec<(&'static str, Value)>, serde_json::Error> {
+    let pipeline = tidy(serde_json::to_value(Pipeline::crd())?);
+    let mut run = tidy(serde_json::to_value(PipelineRun::crd())?);
+    freeze_rules(&mut run);
+    Ok(vec![("pipelines.yaml", pipeline), ("pipelineruns.yaml", run)])
+}
+
+/// Drops `nullable` (an absent field and a null one mean the same here) and gives `status` the default that kstatus needs.
+fn tidy(mut crd: Value) -> Value {
+    strip(&mut crd);
+    if let Some(status) =
+        crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status").and_then(Value::as_object_mut)
+    {
+        status.insert("default".into(), json!({ "observedGeneration": -1 }));
+        status.insert("description".into(), json!("What the operator has seen and done."));
+    }
+    crd
+}
+
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.remove("nullable");
+            drop_number_formats(map);
+            map.values_mut().for_each(strip);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// `uint32` and the like are formats that the API server warns of.
+fn drop_number_formats(map: &mut Map<String, Value>) {
+    let Some(format) = map.get("format").and_then(Value::as_str) else { return };
+    let replacement = match format {
+        "uint32" => "int64",
+        "uint64" => "int64",
+        _ => return,
+    };
+    map.insert("format".into(), json!(replacement));
+}
+
+/// Rules on `spec.pipeline` of a run are checked when it is created and not again at every status write: runs are immutable.
+fn freeze_rules(crd: &mut Value) {
+    let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/pipeline/x-kubernetes-validations";
+    let Some(rules) = crd.pointer_mut(path).and_then(Value::as_array_mut) else { return };
+    for rule in rules.iter_mut().filter_map(Value::as_object_mut) {
+        let Some(text) = rule.get("rule").and_then(Value::as_str) else { continue };
+        let frozen = format!("oldSelf.hasValue() || ({text})");
+        rule.insert("rule".into(), json!(frozen));
+        rule.insert("optionalOldSelf".into(), json!(true));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_definition_fits_the_apply_annotation() {
+        for (name, crd) in all().unwrap() {
+            let size = serde_json::to_string(&crd).unwrap().len();
+            println!("{name}: {size} bytes");
+            assert!(size < APPLY_LIMIT * 3 / 4, "{name} has {size} bytes");
+        }
+    }
+
+    #[test]
+    fn every_list_map_and_text_of_the_spec_has_a_bound() {
+        for (name, crd) in all().unwrap() {
+            let spec = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
+            bounded(name, "spec", spec);
+        }
+    }
+
+    fn bounded(crd: &str, path: &str, schema: &Value) {
+        let kind = schema.get("type").and_then(Value::as_str);
+        let has = |key: &str| schema.get(key).is_some();
+        match kind {
+            Some("array") => assert!(has("maxItems"), "{crd}: {path} has no maxItems"),
+            Some("string") => assert!(has("maxLength") || has("enum"), "{crd}: {path} has no maxLength"),
+            Some("object") if has("additionalProperties") => {
+                assert!(has("maxProperties"), "{crd}: {path} has no maxProperties")
+            }
+            _ => {}
+        }
+        if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+            for (name, child) in properties {
+                assert!(child.get("description").is_some_and(|d| d != ""), "{crd}: {path}.{name} has no description");
+                bounded(crd, &format!("{path}.{name}"), child);
+            }
+        }
+        if let Some(items) = schema.get("items") {
+            bounded(crd, &format!("{path}[]"), items);
+        }
+    }
+}

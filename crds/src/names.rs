@@ -1,0 +1,75 @@
+//! Names of the objects that the operator creates. They follow from what they stand for, so a repeated create meets itself.
+
+use sha2::{Digest, Sha256};
+
+/// Bytes of hash in a name: 80 bits. With 32 bits a run of 10,000 stages collides once in a hundred runs.
+const HASH_BYTES: usize = 10;
+
+/// The first 80 bits of SHA-256 over length-prefixed parts, as 16 characters of lower-case base32.
+#[must_use]
+pub fn hash(parts: &[&str]) -> String {
+    let mut sha = Sha256::new();
+    for part in parts {
+        sha.update((part.len() as u64).to_be_bytes());
+        sha.update(part.as_bytes());
+    }
+    base32::encode(base32::Alphabet::Rfc4648Lower { padding: false }, &sha.finalize()[..HASH_BYTES])
+}
+
+/// Name of the Pod of one attempt: `<run, 20>-<stage, 20>-a<attempt>-<hash, 16>`, at most 63 characters for attempts below 1,000.
+///
+/// The readable parts are for people; the hash over run UID, stage and attempt is what makes it this one.
+///
+/// ```
+/// let name = trainyard_crds::names::pod("iris-abc", "3f0e", "train", 1);
+/// assert!(name.starts_with("iris-abc-train-a1-"));
+/// ```
+#[must_use]
+pub fn pod(run: &str, run_uid: &str, stage: &str, attempt: u32) -> String {
+    let hash = hash(&[run_uid, stage, &attempt.to_string()]);
+    format!("{}-{}-a{attempt}-{hash}", part(run, 20), part(stage, 20))
+}
+
+/// Name of the ControllerRevision that keeps a frozen pipeline: `<pipeline, 46>-<hash, 16>`.
+#[must_use]
+pub fn revision(pipeline: &str, canonical_spec: &str) -> String {
+    format!("{}-{}", part(pipeline, 46), hash(&[pipeline, canonical_spec]))
+}
+
+/// The first `limit` characters of a name as a part of another: no dots, no dash at the end.
+fn part(name: &str, limit: usize) -> String {
+    let text: String = name.chars().take(limit).map(|c| if c == '.' { '-' } else { c }).collect();
+    text.trim_end_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_pod_name_is_a_host_name(
+            run in "[a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?",
+            stage in "[a-z]([-a-z0-9]{0,38}[a-z0-9])?",
+            attempt in 1u32..1000,
+        ) {
+            let name = pod(&run, "0b6f7f9e-6a1c-4b53-9d1e-0e7cfb8a1b11", &stage, attempt);
+            prop_assert!(name.len() <= 63, "{}", name);
+            prop_assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
+            prop_assert!(!name.starts_with('-') && !name.ends_with('-'));
+        }
+    }
+
+    #[test]
+    fn run_stage_and_attempt_each_make_another_name() {
+        let names = [pod("r", "1", "a", 1), pod("r", "2", "a", 1), pod("r", "1", "b", 1), pod("r", "1", "a", 2)];
+        let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len());
+    }
+
+    #[test]
+    fn parts_do_not_run_into_each_other() {
+        assert_ne!(hash(&["ab", "c"]), hash(&["a", "bc"]));
+    }
+}

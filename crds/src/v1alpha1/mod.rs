@@ -1,0 +1,59 @@
+//! Version `v1alpha1`: one kind a file, shared shapes beside them.
+
+mod artifact;
+mod container;
+mod param;
+#[expect(clippy::duplicated_attributes, reason = "one printcolumn a column")]
+mod pipeline;
+#[expect(clippy::duplicated_attributes, reason = "one printcolumn a column")]
+mod pipeline_run;
+mod pod_overrides;
+mod retry;
+mod schema;
+mod stage;
+mod stage_status;
+mod store;
+
+pub use artifact::{Input, Output, ResultDeclaration};
+pub use container::{Container, ContainerEnv, ContainerEnvSource, KeyReference, Resources};
+pub use param::{Param, ValueType};
+pub use pipeline::{Code, Defaults, DefaultsContainer, LastRun, Pipeline, PipelineSpec, PipelineStatus};
+pub use pipeline_run::{
+    PipelineReference, PipelineRun, PipelineRunSpec, PipelineRunStatus, Rerun, RerunStages, Resolved, RunCounts,
+    RunPhase, RunState,
+};
+pub use pod_overrides::{
+    ClaimVolume, ConfigMapVolume, CsiVolume, EmptyDirVolume, EphemeralVolume, ImagePullSecret, ImageVolume,
+    PodOverrides, PodVolume, Scratch, SecretVolume, SecurityProfile,
+};
+pub use retry::{Backoff, Retry, RetryAction, RetryRule};
+pub use stage::{After, Branch, Stage, StageKind};
+pub use stage_status::{CachedFrom, FailedAttempt, FailureCounts, OutputStatus, StagePhase, StageStatus};
+pub use store::{S3Store, Store, StoreCredentials, VolumeStore};
+
+/// A duration as users write it: `90s`, `30m`, `1h30m`, `2d`.
+///
+/// ```
+/// use trainyard_crds::v1alpha1::duration_seconds;
+/// assert_eq!(duration_seconds("1h30m"), Some(5400));
+/// assert_eq!(duration_seconds("soon"), None);
+/// ```
+#[must_use]
+pub fn duration_seconds(text: &str) -> Option<u64> {
+    let mut total = 0_u64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest[..digits].parse().ok()?;
+        let unit = match rest.as_bytes()[digits] {
+            b's' => 1,
+            b'm' => 60,
+            b'h' => 3_600,
+            b'd' => 86_400,
+            _ => return None,
+        };
+        total = total.checked_add(number.checked_mul(unit)?)?;
+        rest = &rest[digits + 1..];
+    }
+    (!text.is_empty()).then_some(total)
+}

@@ -1,0 +1,180 @@
+//! The kind `Pipeline`: what is to be done, kept in Git.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use super::{Param, Resources, Retry, RunPhase, Stage, Store, schema};
+
+/// What a pipeline does: its stages, in an order in which each uses only stages listed before it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "trainyard.dev",
+    version = "v1alpha1",
+    kind = "Pipeline",
+    plural = "pipelines",
+    singular = "pipeline",
+    shortname = "pl",
+    category = "trainyard",
+    namespaced,
+    status = "PipelineStatus",
+    derive = "PartialEq",
+    doc = "A Pipeline says which stages a machine-learning workflow has and what each reads and writes. Create a PipelineRun to run it.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether the pipeline can be run as it stands"
+    ),
+    printcolumn(
+        name = "Stages",
+        type_ = "integer",
+        json_path = ".status.stages",
+        description = "How many stages it has"
+    ),
+    printcolumn(
+        name = "Runs",
+        type_ = "integer",
+        json_path = ".status.activeRuns",
+        description = "How many runs are active"
+    ),
+    printcolumn(
+        name = "Last-Run",
+        type_ = "string",
+        json_path = ".status.lastRun.name",
+        description = "The run that was created last"
+    ),
+    printcolumn(
+        name = "Last-Phase",
+        type_ = "string",
+        json_path = ".status.lastRun.phase",
+        description = "Phase of that run"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    )
+)]
+#[x_kube(
+    validation = Rule::new("self.stages.all(i, s, !has(s.dependsOn) || sets.contains(self.stages.transformList(j, x, j < i, x.name), s.dependsOn))")
+        .message("dependsOn may only name stages listed before the stage"),
+    validation = Rule::new("self.stages.all(i, s, !has(s.after) || sets.contains(self.stages.transformList(j, x, j < i, x.name), s.after.map(a, a.stage)))")
+        .message("after may only name stages listed before the stage"),
+    validation = Rule::new("self.stages.all(i, s, !has(s.inputs) || sets.contains(self.stages.transformList(j, x, j < i, x.name + '.'), s.inputs.filter(a, has(a.from)).map(a, a.from.substring(0, a.from.indexOf('.') + 1))))")
+        .message("inputs may only come from stages listed before the stage"),
+    validation = Rule::new("!has(self.finally) || self.finally.all(s, !has(s.inputs) || sets.contains(self.stages.map(x, x.name + '.'), s.inputs.filter(a, has(a.from)).map(a, a.from.substring(0, a.from.indexOf('.') + 1))))")
+        .message("inputs of a finally stage may only come from stages"),
+    validation = Rule::new("!has(self.finally) || self.finally.all(s, !has(s.dependsOn) && !has(s.after))")
+        .message("finally stages start together when all stages have ended: dependsOn and after do not go there"),
+    validation = Rule::new("!has(self.finally) || !sets.intersects(self.stages.map(s, s.name), self.finally.map(s, s.name))")
+        .message("a finally stage must not have the name of a stage"),
+    validation = Rule::new("(has(self.defaults) && has(self.defaults.container) && has(self.defaults.container.image)) || (self.stages.all(s, has(s.container.image)) && (!has(self.finally) || self.finally.all(s, has(s.container.image))))")
+        .message("container.image is required in every stage, or in defaults.container")
+)]
+pub struct PipelineSpec {
+    /// What the pipeline is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub description: Option<String>,
+    /// Values that a run may set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub params: Vec<Param>,
+    /// Where artifacts live. Absent means the installation's default store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<Store>,
+    /// A ConfigMap with the stages' code, mounted read-only at /trainyard/code, the working directory of every stage. With a
+    /// kustomize configMapGenerator its name changes with its content, so a change of code is a change of the pipeline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
+    /// What holds for every stage that does not say otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub defaults: Option<Defaults>,
+    /// Most stages of one run that are alive at once. Absent means no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub parallel: Option<u32>,
+    /// The stages, each listed after those that it needs.
+    #[schemars(length(min = 1, max = 200), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub stages: Vec<Stage>,
+    /// Stages that run when all others have ended, whatever happened. They may use $(run.phase) and $(stages.STAGE.phase).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub finally: Vec<Stage>,
+}
+
+/// Code by name of a ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Code {
+    /// Name of the ConfigMap in the run's namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub config_map_name: String,
+}
+
+/// What holds for every stage that does not say otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Defaults {
+    /// Defaults of container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<DefaultsContainer>,
+    /// When a failed attempt is repeated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// Longest time of one attempt, such as 30m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32), regex(pattern = schema::DURATION))]
+    pub timeout: Option<String>,
+    /// Requests and limits of a stage's container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+}
+
+/// Defaults of a stage's container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DefaultsContainer {
+    /// Image of stages that name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = "^[A-Za-z0-9][^\\s]*$"))]
+    pub image: Option<String>,
+}
+
+/// What is known of a pipeline.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PipelineStatus {
+    /// The generation that this status is about; -1 until the operator has seen the pipeline.
+    #[serde(default = "schema::unobserved")]
+    pub observed_generation: i64,
+    /// Accepted, Ready, and Reconciling or Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// How many stages the pipeline has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stages: Option<u32>,
+    /// How many of its runs have not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_runs: Option<u32>,
+    /// The run that was created last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_run: Option<LastRun>,
+}
+
+/// The run of a pipeline that was created last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastRun {
+    /// Its name.
+    pub name: String,
+    /// Its phase.
+    pub phase: RunPhase,
+    /// When it was created.
+    pub created: Time,
+}

@@ -1,0 +1,97 @@
+//! A stage: one piece of work of a pipeline.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Container, Input, Output, PodOverrides, ResultDeclaration, Retry, schema};
+
+/// One stage: a program in a Pod, with what it reads and writes. It starts as soon as everything it needs is there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Stage {
+    /// Name, unique in the pipeline: lower-case letters, digits and dashes, at most 40.
+    #[schemars(length(min = 1, max = 40), regex(pattern = schema::STAGE_NAME))]
+    pub name: String,
+    /// What the stage does.
+    #[serde(flatten)]
+    pub kind: StageKind,
+    /// Data that the stage reads, from other stages or from the store.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub inputs: Vec<Input>,
+    /// Data that the stage writes. All of it must be there when the program ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub outputs: Vec<Output>,
+    /// Small values that the stage writes, for other stages and for status.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub results: Vec<ResultDeclaration>,
+    /// Metrics that status always shows and that `when` may use. The program appends them to /trainyard/metrics.jsonl.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 63), regex(pattern = "^[a-zA-Z_][a-zA-Z0-9_.-]*$")), extend("x-kubernetes-list-type" = "set"))]
+    pub metrics: Vec<String>,
+    /// Stages, listed before this one, that must have succeeded first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 40)), extend("x-kubernetes-list-type" = "set"))]
+    pub depends_on: Vec<String>,
+    /// Stages, listed before this one, that must have ended in a certain way first. For branches, such as after a failure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["stage"]))]
+    pub after: Vec<After>,
+    /// Condition in CEL over params, stages and run, such as `params.production == true` or `stages.train.metrics.accuracy > 0.9`.
+    /// When false the stage is skipped, and with it what needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub when: Option<String>,
+    /// When a failed attempt is repeated. Absent means that of spec.defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// Whether the run goes on to succeed although this stage fails. What needs the stage is skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_failure: Option<bool>,
+    /// Longest time of one attempt, such as 30m, from the start of its container. Absent means that of spec.defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32), regex(pattern = schema::DURATION))]
+    pub timeout: Option<String>,
+    /// Time between asking the program to stop and killing it, such as 30s (the default).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32), regex(pattern = schema::DURATION))]
+    pub grace_period: Option<String>,
+    /// What the stage needs of its Pod: node, volumes, user, shared memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodOverrides>,
+}
+
+/// What a stage does: exactly one of these is said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum StageKind {
+    /// A program in a container.
+    Container(Container),
+}
+
+/// A stage that must have ended in a certain way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct After {
+    /// Name of the stage, listed before this one.
+    #[schemars(length(min = 1, max = 40))]
+    pub stage: String,
+    /// In which of these ways it must have ended: Succeeded, Failed, Skipped. Absent means in any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3), extend("x-kubernetes-list-type" = "set"))]
+    pub on: Vec<Branch>,
+}
+
+/// A way in which a stage ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Branch {
+    /// It succeeded.
+    Succeeded,
+    /// It failed.
+    Failed,
+    /// It was skipped.
+    Skipped,
+}
