@@ -1,1 +1,17 @@
-//! The real cluster.
+//! What demo, stories, fault tests and benchmarks stand on: a real Kubernetes on one machine, images
+//! assembled without a container engine, and S3 stores.
+//!
+//! * [`cluster`] brings up a whole one-node cluster, or only a control plane, or uses the one that `KUBECONFIG` names;
+//! * [`build`] makes the programs: the pinned Go tools of `e2e/cluster/*/go.mod` and our own static binaries;
+//! * [`image`] turns the recipes of `deploy/images/*.toml` into OCI archives and loads them;
+//! * [`store`] runs an S3 server in the cluster or beside a test.
+//!
+//! Everything here is blocking: these are start-up steps around programs, not a service.
+
+pub mod build;
+pub mod cluster;
+pub mod command;
+pub mod image;
+pub mod paths;
+pub mod progress;
+pub mod store;

@@ -1,0 +1,47 @@
+//! Our own programs, linked statically, for images without a file system.
+
+use super::Error;
+use crate::{command, paths};
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Programs that go into images; each is the package of the same name.
+const PROGRAMS: [&str; 2] = ["trainyard-operator", "step-runner"];
+
+/// The target that this machine's images are built for.
+#[must_use]
+pub fn target_triple() -> String {
+    format!("{}-unknown-linux-gnu", env::consts::ARCH)
+}
+
+/// Builds one of our programs with the profile `runner` and a static C library, and returns its path in the target folder.
+///
+/// Cargo decides whether there is something to do, so a second call is quick.
+pub fn static_binary(name: &str) -> Result<PathBuf, Error> {
+    if !PROGRAMS.contains(&name) {
+        return Err(Error::UnknownBinary(name.to_owned()));
+    }
+    let target = target_triple();
+    let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", target.to_uppercase().replace('-', "_"));
+    let folder = env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| paths::repository().join("target"), |folder| paths::repository().join(folder));
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(paths::repository());
+    cargo.args(["build", "--quiet", "--profile", "runner", "--package", name, "--bin", name]);
+    cargo.arg("--target").arg(&target).arg("--target-dir").arg(&folder);
+    // For the target alone: build scripts and macros stay dynamic. Flags of the caller would undo that.
+    cargo.env(flags, "-C target-feature=+crt-static").env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command::run(&mut cargo).map_err(|source| Error::Build { what: format!("the static {name}"), source })?;
+    Ok(folder.join(target).join("runner").join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_names_are_refused() {
+        assert!(matches!(static_binary("bash"), Err(Error::UnknownBinary(name)) if name == "bash"));
+    }
+}

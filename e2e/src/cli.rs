@@ -1,0 +1,211 @@
+//! The command line: what is asked for, and what is printed. Data goes to standard output, all else to standard error.
+
+use clap::{Args, Parser, Subcommand};
+use e2e::cluster::{self, Cluster, Options};
+use e2e::store::{self, Access, LocalVersity};
+use e2e::{image, progress};
+use std::error::Error;
+use std::ffi::OsString;
+use std::process::{Command, ExitCode};
+
+/// A real Kubernetes on this machine, images without a container engine, and S3 stores.
+#[derive(Debug, Parser)]
+#[command(name = "trainyard-e2e", version)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    topic: Topic,
+}
+
+#[derive(Debug, Subcommand)]
+enum Topic {
+    /// Start, stop and look at clusters.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Make images from the recipes of deploy/images.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// S3 servers.
+    #[command(subcommand)]
+    Store(StoreCommand),
+}
+
+#[derive(Debug, Args)]
+struct Name {
+    /// The cluster: several can live on one machine.
+    #[arg(long, default_value = "main")]
+    name: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// Bring a cluster up, from whatever state, and print the path of its kubeconfig.
+    Up {
+        #[command(flatten)]
+        name: Name,
+        /// Only the API server and its store, on loopback: no node, no root.
+        #[arg(long)]
+        control_plane: bool,
+        /// With the controllers; a full cluster has them anyway.
+        #[arg(long, requires = "control_plane")]
+        with_controller_manager: bool,
+        /// Add this many nodes of KWOK, whose Pods run and succeed at once.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        kwok: u32,
+    },
+    /// Stop a cluster and remove all that it made, the logs excepted.
+    Down {
+        #[command(flatten)]
+        name: Name,
+        /// The logs, too.
+        #[arg(long)]
+        wipe: bool,
+    },
+    /// List the components; fails unless all of them run.
+    Status(Name),
+    /// Print what makes a shell use the cluster: eval "$(trainyard-e2e cluster env)".
+    Env(Name),
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageCommand {
+    /// Make archives and print their paths.
+    Build {
+        /// Names of recipes; none means all.
+        names: Vec<String>,
+    },
+    /// Make images and bring them to the cluster; prints the names under which it finds them.
+    Load {
+        #[command(flatten)]
+        cluster: Name,
+        /// Names of recipes; none means all.
+        names: Vec<String>,
+    },
+    /// List the recipes and the images that they make.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Start an S3 server in the cluster and print how it is reached from there.
+    Up {
+        #[command(flatten)]
+        name: Name,
+        /// Its namespace.
+        #[arg(long, default_value = store::NAMESPACE)]
+        namespace: String,
+    },
+    /// Start an S3 server on this machine, run a command with its address in the environment, stop it.
+    ///
+    /// The command sees `TRAINYARD_TEST_S3_ENDPOINT`, `TRAINYARD_TEST_S3_BUCKET`, `AWS_ACCESS_KEY_ID`,
+    /// `AWS_SECRET_ACCESS_KEY` and `AWS_REGION`.
+    Local {
+        /// The command and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+type Outcome = Result<ExitCode, Box<dyn Error>>;
+
+/// Does what was asked for.
+pub(crate) fn run(arguments: Arguments) -> Outcome {
+    match arguments.topic {
+        Topic::Cluster(command) => cluster(command),
+        Topic::Image(command) => images(command),
+        Topic::Store(command) => stores(command),
+    }
+}
+
+fn cluster(command: ClusterCommand) -> Outcome {
+    match command {
+        ClusterCommand::Up { name, control_plane, with_controller_manager, kwok } => {
+            let options = if control_plane { Options::control_plane(&name.name) } else { Options::full(&name.name) };
+            let options = if with_controller_manager { options.with_controller_manager() } else { options };
+            let cluster = Cluster::up(options.with_kwok(kwok))?;
+            if cluster.plan().is_none() {
+                progress::line("using the cluster of KUBECONFIG (TRAINYARD_OWN_CLUSTER=1 starts one of our own)");
+            }
+            println!("{}", cluster.kubeconfig().display());
+        }
+        ClusterCommand::Down { name, wipe } => cluster::down(&name.name, wipe)?,
+        ClusterCommand::Status(name) => return status(&name.name),
+        ClusterCommand::Env(name) => {
+            let cluster = Cluster::existing(&name.name)?;
+            println!("export KUBECONFIG={}", quoted(&cluster.kubeconfig().to_string_lossy()));
+            println!("export PATH={}", quoted(&cluster.path().to_string_lossy()));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(name: &str) -> Outcome {
+    let (plan, components) = cluster::status(name)?;
+    for (component, pid) in &components {
+        match pid {
+            Some(pid) => println!("{component:<24} runs     pid {pid}"),
+            None => println!("{component:<24} ended    {}", plan.logs().join(format!("{component}.log")).display()),
+        }
+    }
+    println!("{:<24} {}", "kubeconfig", plan.kubeconfig().display());
+    let all = !components.is_empty() && components.iter().all(|(_, pid)| pid.is_some());
+    Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn images(command: ImageCommand) -> Outcome {
+    match command {
+        ImageCommand::Build { names } => {
+            for name in chosen(names)? {
+                let image = image::build(&name)?;
+                println!("{} {} {}", image.reference, image.digest, image.archive.display());
+            }
+        }
+        ImageCommand::Load { cluster, names } => {
+            let cluster = cluster_of(&cluster.name)?;
+            for name in chosen(names)? {
+                let image = image::build(&name)?;
+                println!("{}", image::load(&cluster, &image)?);
+            }
+        }
+        ImageCommand::List => {
+            for name in image::names()? {
+                println!("{name:<28} {}", image::recipe(&name)?.reference());
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn chosen(names: Vec<String>) -> Result<Vec<String>, image::Error> {
+    if names.is_empty() { image::names() } else { Ok(names) }
+}
+
+/// The cluster of `KUBECONFIG` if that is none of ours, or the named one, which must have been started.
+fn cluster_of(name: &str) -> Result<Cluster, cluster::Error> {
+    match Cluster::foreign() {
+        Some(cluster) => Ok(cluster),
+        None => Cluster::existing(name),
+    }
+}
+
+fn stores(command: StoreCommand) -> Outcome {
+    match command {
+        StoreCommand::Up { name, namespace } => {
+            let access = store::up(&cluster_of(&name.name)?, &namespace)?;
+            let Access { endpoint, bucket, .. } = &access;
+            println!("endpoint {endpoint}\nbucket   {bucket}\nsecret   {namespace}/{}", store::SECRET);
+            Ok(ExitCode::SUCCESS)
+        }
+        StoreCommand::Local { command } => {
+            let store = LocalVersity::start()?;
+            let Some((program, arguments)) = command.split_first() else { return Ok(ExitCode::FAILURE) };
+            let status = Command::new(program).args(arguments).envs(store.variables()).status();
+            let status = status.map_err(|error| format!("cannot run {}: {error}", program.to_string_lossy()))?;
+            Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+        }
+    }
+}
+
+/// As one word of a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}

@@ -1,0 +1,53 @@
+//! Python packages as files: only wheels, only those whose hashes are written down.
+
+use super::layer::{self, Layer, StoredLayer};
+use super::recipe::{Recipe, Wheels};
+use super::{Error, ensured};
+use crate::build::debian;
+use crate::paths::{self, Directories};
+use crate::{command, progress};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// The oldest glibc first: Debian 12 has 2.36.
+const PLATFORMS: [&str; 4] = ["manylinux2014", "manylinux_2_17", "manylinux_2_27", "manylinux_2_28"];
+
+/// Parts that depend on the machine, or that only pip reads.
+const LEFT_OUT: [&str; 1] = ["bin"];
+
+pub(super) fn layer(directories: &Directories, recipe: &Recipe, wheels: &Wheels) -> Result<StoredLayer, Error> {
+    let requirements = paths::repository().join(&wheels.requirements);
+    let settings = [&wheels.python, &wheels.to, &format!("{:?}", recipe.remove), std::env::consts::ARCH];
+    let key = layer::key(&settings, std::slice::from_ref(&requirements))?;
+    let store = directories.cache.join("layers");
+    if let Some(stored) = StoredLayer::find(&store, &key) {
+        return Ok(stored);
+    }
+    if !command::succeeds(Command::new("python3").args(["-m", "pip", "--version"])) {
+        debian::ensure(&debian::PYTHON)
+            .map_err(|source| Error::Build { image: recipe.name.clone(), source: Box::new(source) })?;
+    }
+    progress::step(&format!("image {}: Python packages", recipe.name), || {
+        let root = tempfile::tempdir_in(ensured(&directories.cache)?).map_err(Error::file(&directories.cache))?;
+        let target = root.path().join(wheels.to.trim_start_matches('/'));
+        command::run(&mut pip(&requirements, &wheels.python, &target))?;
+        for name in LEFT_OUT {
+            let _ = fs::remove_dir_all(target.join(name));
+        }
+        for path in recipe.remove.iter().filter(|path| path.starts_with(&wheels.to)) {
+            super::remove(root.path(), path)?;
+        }
+        Layer::of_folder(root.path(), Path::new(""))?.store(&store, Some(&key))
+    })
+}
+
+fn pip(requirements: &Path, python: &str, target: &Path) -> Command {
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", "--no-deps"]);
+    pip.args(["--only-binary=:all:", "--require-hashes", "--python-version", python, "--implementation", "cp"]);
+    pip.args(PLATFORMS.iter().map(|platform| format!("--platform={platform}_{}", std::env::consts::ARCH)));
+    pip.arg("--target").arg(target).arg("--requirement").arg(requirements);
+    pip.env_remove("PIP_TARGET").env("PIP_ROOT_USER_ACTION", "ignore");
+    pip
+}
