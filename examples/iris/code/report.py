@@ -1,10 +1,12 @@
 """Writes the run's report: one HTML file with nothing outside it, so that it can be mailed and opened anywhere.
 
-It runs whatever happened (`finally`), so each part of it may be missing and is then said to be."""
+It runs whatever happened (`finally`), so each part of it may be missing and is then said to be. The arguments say how each
+stage ended, such as train=Succeeded."""
 
 import html
 import json
 import os
+import sys
 
 from stage import input_path, output_directory, params
 
@@ -54,7 +56,7 @@ def confusion_svg(labels, matrix):
 
 def evaluation_part(directory):
     if directory is None:
-        return '<h2>Evaluation</h2><p class="fail">There is none: the stage evaluate did not succeed.</p>'
+        return '<h2>Evaluation</h2><p class="fail">There is none: evaluate did not succeed.</p>'
     evaluation = json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
     confusion = json.loads((directory / "confusion.json").read_text(encoding="utf-8"))
     metrics, folds = evaluation["metrics"], evaluation["folds"]
@@ -80,7 +82,7 @@ def evaluation_part(directory):
 
 def checks_part(path):
     if path is None:
-        return '<h2>Data checks</h2><p class="fail">There are none: the stage clean did not succeed. Its log names what failed.</p>'
+        return '<h2>Data checks</h2><p class="fail">There are none: clean did not succeed. The log of clean, if it ran, names what failed.</p>'
     checks = json.loads(path.read_text(encoding="utf-8"))
     warnings = sum(check["status"] == "fail" for check in checks)
     return "\n".join([
@@ -98,7 +100,7 @@ def checks_part(path):
 
 def model_part(directory):
     if directory is None:
-        return '<h2>Model</h2><p class="fail">There is none: the stage train did not succeed.</p>'
+        return '<h2>Model</h2><p class="fail">There is none: train did not succeed.</p>'
     model = json.loads((directory / "model.json").read_text(encoding="utf-8"))
     rows = [("algorithm", model["algorithm"]), ("learned from", f"{model['rows']} rows"), ("scikit-learn", model["scikitLearn"])]
     return "<h2>Model</h2>\n" + table("What train made", ["fact", "value"], rows)
@@ -110,6 +112,7 @@ def main():
         f"<h1>{text(name)}</h1>",
         f'<p class="quiet">a run of the pipeline {text(os.environ["TRAINYARD_PIPELINE"])}</p>',
         f'<p>Outcome: <strong>{text(phase)}</strong></p>',
+        table("How each stage ended", ["stage", "phase"], [argument.split("=", 1) for argument in sys.argv[1:]]),
         evaluation_part(input_path("evaluation")),
         model_part(input_path("model")),
         checks_part(input_path("checks")),

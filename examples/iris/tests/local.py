@@ -62,7 +62,7 @@ class Run:
         shutil.copytree(self.code, root / "code", ignore=shutil.ignore_patterns("__pycache__"))
         (root / "params.json").write_text(json.dumps(self.params), encoding="utf-8")
         container = stage["container"]
-        command = [self._replace(part) for part in container["command"]]
+        command = [self._replace(part) for part in container["command"] + container.get("args", [])]
         done = subprocess.run(
             [self.python if command[0] == "python3" else command[0], *command[1:]],
             cwd=root / "code",
@@ -119,7 +119,8 @@ class Run:
             elif kind == "run":
                 found = {"name": self.name, "phase": self.phase}[rest[0]]
             else:
-                found = self.stages[rest[0]].results[rest[2]]
+                stage = self.stages[rest[0]]
+                found = stage.phase if rest[1] == "phase" else stage.results[rest[2]]
             return found if isinstance(found, str) else json.dumps(found)
 
         return re.sub(r"\$\(([^)]+)\)", value, text)
