@@ -107,6 +107,7 @@ disabled_plugins = [
         Root = "{runc_root}"
         SystemdCgroup = false
   [plugins."io.containerd.cri.v1.runtime".cni]
+    use_internal_loopback = true
     bin_dirs = ["{CNI_PLUGINS}"]
     conf_dir = "{cni}"
 "#,

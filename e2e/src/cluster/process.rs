@@ -26,18 +26,28 @@ struct Identity {
 }
 
 impl Identity {
-    /// The process `pid` as it runs now. A zombie has ended: the one who should reap it may take its time.
-    fn of(pid: i32) -> Option<Self> {
+    /// The process `pid` as it is now, and whether it runs. A zombie does not: who should reap it may take its time.
+    fn look(pid: i32) -> Option<(Self, bool)> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The program's name, in parentheses, may itself hold spaces and parentheses.
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-        let state = fields.next()?;
+        let runs = !matches!(fields.next()?, "Z" | "X");
         let started = fields.nth(18)?.parse().ok()?;
-        (!matches!(state, "Z" | "X")).then(|| Self { pid, started, boot: boot() })
+        Some((Self { pid, started, boot: boot() }, runs))
     }
 
     fn runs(&self) -> bool {
-        Self::of(self.pid).as_ref() == Some(self)
+        Self::look(self.pid).is_some_and(|(now, runs)| runs && now == *self)
+    }
+
+    /// Whether nothing of the process is left. After the first of its threads has become a zombie, others may still hold
+    /// its ports.
+    fn is_gone(&self) -> bool {
+        let threads = || fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count);
+        match Self::look(self.pid) {
+            Some((now, runs)) if now == *self => !runs && threads() <= 1,
+            _ => true,
+        }
     }
 }
 
@@ -82,8 +92,11 @@ impl<'a> Processes<'a> {
     /// Starts the component unless it runs.
     pub(super) fn start(&self, component: &Component) -> Result<(), Error> {
         let name = component.name;
-        if self.pid(name).is_some() {
-            return Ok(());
+        if let Some(last) = self.recorded(name) {
+            if last.runs() {
+                return Ok(());
+            }
+            gone_within(Duration::from_secs(10), || last.is_gone());
         }
         let log = self.log(name);
         let pids = self.pid_file(name);
@@ -102,7 +115,7 @@ impl<'a> Processes<'a> {
         start.env("PATH", &self.path).current_dir("/").stdin(Stdio::null()).stdout(out).stderr(err);
         let child = start.spawn().map_err(|source| Error::Start { component: name, source })?;
         let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
-        let Some(identity) = Identity::of(pid) else {
+        let Some((identity, _)) = Identity::look(pid) else {
             return Err(self.died(name));
         };
         let text = serde_json::to_string(&identity).unwrap_or_default();
@@ -143,9 +156,9 @@ impl<'a> Processes<'a> {
                 send(identity.pid, signal);
                 if !gone_within(grace, || !identity.runs()) {
                     send(identity.pid, Signal::KILL);
-                    gone_within(grace, || !identity.runs());
                 }
             }
+            gone_within(grace, || identity.is_gone());
             let _ = fs::remove_file(self.pid_file(name));
         }
     }
@@ -194,13 +207,13 @@ mod tests {
     #[test]
     fn a_process_is_told_from_another_with_its_number() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let identity = Identity::of(i32::try_from(child.id()).unwrap()).unwrap();
-        assert!(identity.runs());
+        let (identity, runs) = Identity::look(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(runs && identity.runs() && !identity.is_gone());
         assert!(!Identity { started: identity.started + 1, ..identity.clone() }.runs());
         assert!(!Identity { boot: "before".to_owned(), ..identity.clone() }.runs());
         child.kill().unwrap();
         // Not reaped yet: a zombie, which counts as gone.
-        assert!(gone_within(Duration::from_secs(5), || !identity.runs()));
+        assert!(gone_within(Duration::from_secs(5), || identity.is_gone() && !identity.runs()));
         child.wait().unwrap();
     }
 

@@ -1,7 +1,7 @@
 //! Up and down, as a list of steps.
 
 use super::components::{
-    self, API_SERVER, CONTAINERD, CONTROLLER_MANAGER, COREDNS, ETCD, KUBELET, SCHEDULER, STOP_ORDER,
+    self, API_SERVER, CONTAINERD, CONTROLLER_MANAGER, COREDNS, ETCD, KUBELET, KWOK, SCHEDULER, STOP_ORDER,
 };
 use super::config::{COREDNS_READY_PORT, ConfigFile};
 use super::plan::{Plan, Port};
@@ -44,21 +44,14 @@ pub(super) fn up(directories: &Directories, options: &Options) -> Result<(Plan, 
     let path = programs.path();
     let up = Up { plan: &plan, programs: &programs, processes: Processes::new(&plan, path.clone()), mode };
     let began = Instant::now();
-    if !is_running(&plan) {
+    let was_running = is_running(&plan);
+    if !was_running {
         begin_anew(&plan)?;
     }
-    up.prepare()?;
-    up.start_control_plane()?;
-    if mode == Mode::Full {
-        up.start_node()?;
-    }
-    if options.kwok_nodes > 0 {
-        let folder = Product::Kwok.ensure(directories)?;
-        up.processes.start(&components::kwok(&plan, &folder, &kwok::stages()?))?;
-        kwok::ensure_nodes(|| up.kubectl(), options.kwok_nodes, mode)?;
-        up.processes.wait(components::KWOK, "ready KWOK nodes", LIMIT, || {
-            kwok::nodes_are_ready(up.kubectl(), options.kwok_nodes)
-        })?;
+    match up.all(directories, options.kwok_nodes) {
+        // It was dying when it was looked at.
+        Err(Error::Died { .. }) if was_running => up.all(directories, options.kwok_nodes)?,
+        done => done?,
     }
     if began.elapsed() > Duration::from_secs(2) {
         progress::line(&format!("cluster {} is ready ({:.1} s)", plan.name(), began.elapsed().as_secs_f64()));
@@ -104,6 +97,18 @@ struct Up<'a> {
 }
 
 impl Up<'_> {
+    fn all(&self, directories: &Directories, kwok_nodes: u32) -> Result<(), Error> {
+        self.prepare()?;
+        self.start_control_plane()?;
+        if self.mode == Mode::Full {
+            self.start_node()?;
+        }
+        if kwok_nodes > 0 {
+            self.start_kwok(&Product::Kwok.ensure(directories)?, kwok_nodes)?;
+        }
+        Ok(())
+    }
+
     /// Keys and configuration files.
     fn prepare(&self) -> Result<(), Error> {
         let complete = self.plan.config("pki/complete");
@@ -188,6 +193,12 @@ impl Up<'_> {
         self.wait_for_service_account()?;
         let coredns = (plan.node_address(), COREDNS_READY_PORT);
         processes.wait(COREDNS, "answer to names", LIMIT, || says_ok(&coredns.0, coredns.1))
+    }
+
+    fn start_kwok(&self, folder: &Path, nodes: u32) -> Result<(), Error> {
+        self.processes.start(&components::kwok(self.plan, folder, &kwok::stages()?))?;
+        kwok::ensure_nodes(|| self.kubectl(), nodes, self.mode)?;
+        self.processes.wait(KWOK, "ready KWOK nodes", LIMIT, || kwok::nodes_are_ready(self.kubectl(), nodes))
     }
 }
 
