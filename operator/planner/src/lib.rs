@@ -1,1 +1,33 @@
-//! Placeholder.
+//! The core of Trainyard: what to do next for a run.
+//!
+//! [`plan`] is a pure function of the pipeline ([`Graph`]), of what is observed of the run ([`Observed`]), of the status that was
+//! written last, and of the time. It returns a [`Plan`]: actions as data, and the rows of status that change. There is no client
+//! here, no task, no clock and no randomness, so the same function drives the operator, a local runner and the tests.
+//!
+//! Status is the only memory, and it is written before what depends on it: attempt n+1 is launched only when the failure of attempt
+//! n stands in the status that was read back. So planning can be stopped anywhere and begun again.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod expression;
+mod graph;
+mod observed;
+mod params;
+mod retry;
+mod reuse;
+mod schedule;
+mod status;
+mod step;
+mod template;
+
+pub use error::SpecProblem;
+pub use graph::{Graph, Node, Section};
+pub use observed::{
+    Attempt, AttemptState, Blocked, Class, Committed, CommittedOutput, Ended, Observed, Verdict, Waiting,
+};
+pub use params::{digest as params_digest, resolve as resolve_params};
+pub use reuse::reuse;
+pub use schedule::{Action, Note, NoteKind, Plan, Run, plan};
+pub use status::{initial, refused, terminal_conditions};
+pub use step::{StepContext, StepProblem, artifact_uri, step_spec};

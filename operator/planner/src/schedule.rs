@@ -1,0 +1,596 @@
+//! [`plan`]: one pass over the stages that have not ended.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Map, Value};
+use trainyard_crds::condition::Reason;
+use trainyard_crds::names;
+use trainyard_crds::v1alpha1::{FailedAttempt, OutputStatus, PipelineRunStatus, RunState, StagePhase, StageStatus};
+
+use crate::expression::Scope;
+use crate::graph::{Graph, Node, Section};
+use crate::observed::{Attempt, AttemptState, Class, Committed, Ended, Observed, Verdict, Waiting};
+use crate::retry::Decision;
+use crate::step::artifact_uri;
+use crate::{status, step};
+
+/// Failed attempts that a row remembers.
+const REMEMBERED: usize = 5;
+
+/// A run as it stands: its identity, what its user wants, and the status that was written last.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// Namespace of the run.
+    pub namespace: &'a str,
+    /// Name of the run.
+    pub name: &'a str,
+    /// UID of the run.
+    pub uid: &'a str,
+    /// Name of the Pipeline; the run's own for an inline one.
+    pub pipeline: &'a str,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Parameters with their defaults.
+    pub params: &'a Map<String, Value>,
+    /// `spec.state`.
+    pub state: RunState,
+    /// `spec.suspend`.
+    pub suspend: bool,
+    /// The status that was written last, with one row a stage: see [`crate::initial`].
+    pub status: &'a PipelineRunStatus,
+}
+
+/// What to do. All of it may be done again without harm.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Create the Pod of this attempt.
+    Launch {
+        /// Index of the stage.
+        node: usize,
+        /// Number of the attempt.
+        attempt: u32,
+    },
+    /// Delete the Pod of this attempt, with its UID as precondition.
+    Stop {
+        /// Index of the stage.
+        node: usize,
+        /// Number of the attempt.
+        attempt: u32,
+        /// Name of the Pod.
+        pod: String,
+        /// UID of the Pod.
+        uid: String,
+    },
+    /// Ask the API server itself whether the Pod of this attempt is gone, and plan again.
+    Confirm {
+        /// Index of the stage.
+        node: usize,
+        /// Number of the attempt.
+        attempt: u32,
+        /// Name of the Pod.
+        pod: String,
+    },
+    /// Tell people, once the status is written.
+    Emit(Note),
+}
+
+/// Something to tell people, as an Event of the run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Whether it is a warning.
+    pub kind: NoteKind,
+    /// One word.
+    pub reason: &'static str,
+    /// A sentence.
+    pub message: String,
+}
+
+/// Whether a note is a warning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoteKind {
+    /// It is as it should be.
+    Normal,
+    /// Something went wrong.
+    Warning,
+}
+
+/// What follows from a run as it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// What to do, in this order.
+    pub actions: Vec<Action>,
+    /// Rows of `status.stages` that change, by index.
+    pub rows: Vec<(usize, StageStatus)>,
+    /// All of the status but its rows.
+    pub head: PipelineRunStatus,
+    /// When to plan again even if nothing happens.
+    pub requeue_at: Option<Timestamp>,
+}
+
+impl Plan {
+    /// Whether the status differs from the one that was planned from.
+    #[must_use]
+    pub fn changes(&self, prior: &PipelineRunStatus) -> bool {
+        !self.rows.is_empty() || !status::same_head(&self.head, prior)
+    }
+
+    /// The whole status after this plan.
+    #[must_use]
+    pub fn status(&self, prior: &PipelineRunStatus) -> PipelineRunStatus {
+        let mut status = self.head.clone();
+        status.stages.clone_from(&prior.stages);
+        for (index, row) in &self.rows {
+            if let Some(old) = status.stages.get_mut(*index) {
+                old.clone_from(row);
+            }
+        }
+        status
+    }
+}
+
+/// What to do next for a run.
+///
+/// Total and deterministic: a status whose rows are not the graph's gives a failed run with the reason `InternalError`.
+#[must_use]
+pub fn plan(graph: &Graph, run: &Run<'_>, observed: &Observed, now: Timestamp) -> Plan {
+    let prior = run.status;
+    if prior.phase.is_some_and(trainyard_crds::v1alpha1::RunPhase::is_terminal) {
+        return Plan { actions: Vec::new(), rows: Vec::new(), head: status::without_rows(prior), requeue_at: None };
+    }
+    let known = prior.stages.len() == graph.nodes().len()
+        && prior.stages.iter().zip(graph.nodes()).all(|(row, node)| row.name == node.name());
+    if !known {
+        let message =
+            "the stages in the status are not those of the frozen pipeline: the status was edited, or this is a bug";
+        let head = status::refused(prior, run.generation, Reason::InternalError, message, now);
+        return Plan { actions: Vec::new(), rows: Vec::new(), head: status::without_rows(&head), requeue_at: None };
+    }
+    let phases: Vec<StagePhase> = prior.stages.iter().map(|row| row.phase).collect();
+    let mut pass = Pass {
+        graph,
+        run,
+        observed,
+        now,
+        live: phases.iter().filter(|phase| is_live(**phase)).count(),
+        phases,
+        changed: vec![None; graph.nodes().len()],
+        actions: Vec::new(),
+        requeue_at: None,
+    };
+    pass.attempts();
+    pass.waiting();
+    pass.finish()
+}
+
+fn is_live(phase: StagePhase) -> bool {
+    matches!(phase, StagePhase::Pending | StagePhase::Running)
+}
+
+struct Pass<'a> {
+    graph: &'a Graph,
+    run: &'a Run<'a>,
+    observed: &'a Observed,
+    now: Timestamp,
+    /// Phase of every stage, as far as this pass has come.
+    phases: Vec<StagePhase>,
+    /// How many stages are alive.
+    live: usize,
+    changed: Vec<Option<Box<StageStatus>>>,
+    actions: Vec<Action>,
+    requeue_at: Option<Timestamp>,
+}
+
+impl<'a> Pass<'a> {
+    fn prior(&self, node: usize) -> &'a StageStatus {
+        &self.run.status.stages[node]
+    }
+
+    fn node(&self, node: usize) -> &'a Node {
+        &self.graph.nodes()[node]
+    }
+
+    /// Records a stage's new row, if it is new.
+    fn set(&mut self, node: usize, row: StageStatus) {
+        let (before, after) = (self.phases[node], row.phase);
+        self.live = self.live + usize::from(is_live(after)) - usize::from(is_live(before));
+        self.phases[node] = after;
+        if row != *self.prior(node) {
+            self.changed[node] = Some(Box::new(row));
+        }
+    }
+
+    fn look_again(&mut self, at: Timestamp) {
+        self.requeue_at = Some(self.requeue_at.map_or(at, |before| before.min(at)));
+    }
+
+    /// Whether stages of this section are to be stopped.
+    fn stopping(&self, section: Section) -> bool {
+        match self.run.state {
+            RunState::Active => false,
+            RunState::Cancelled => section == Section::Main,
+            RunState::Terminated => true,
+        }
+    }
+
+    /// First all stages that have an attempt: what became of it.
+    fn attempts(&mut self) {
+        let mut nodes: Vec<usize> = (0..self.phases.len())
+            .filter(|&node| !self.phases[node].is_terminal() && self.prior(node).attempt.is_some())
+            .collect();
+        let mut last = "";
+        for (stage, _) in self.observed.iter() {
+            if stage == last {
+                continue;
+            }
+            last = stage;
+            if let Some(node) = self.graph.position(stage)
+                && !self.phases[node].is_terminal()
+                && self.prior(node).attempt.is_none()
+            {
+                nodes.push(node);
+            }
+        }
+        nodes.sort_unstable();
+        for node in nodes {
+            self.attempt(node);
+        }
+    }
+
+    fn attempt(&mut self, node: usize) {
+        let prior = self.prior(node);
+        let attempts = self.observed.attempts(self.node(node).name());
+        let number = attempts.last().map_or(0, |attempt| attempt.number).max(prior.attempt.unwrap_or(0));
+        for stray in attempts.iter().filter(|attempt| attempt.number < number) {
+            if !matches!(stray.state, AttemptState::Ended(_)) {
+                self.stop(node, stray);
+            }
+        }
+        let recorded = prior.phase == StagePhase::Retrying && prior.attempt == Some(number);
+        match attempts.last().filter(|attempt| attempt.number == number) {
+            Some(attempt) => match &attempt.state {
+                AttemptState::Ended(ended) => match &ended.committed {
+                    Some(committed) => self.succeeded(node, attempt, ended, committed),
+                    None if recorded => {}
+                    None => self.failed(node, number, &attempt.pod, ended),
+                },
+                AttemptState::Pending(waiting) => self.pending(node, attempt, waiting),
+                AttemptState::Running(since) => self.running(node, attempt, *since),
+            },
+            None if recorded => {}
+            None if self.observed.is_gone(self.node(node).name(), number) => {
+                let ended = match Verdict::class(&prior.reason) {
+                    Some(class) => Ended::failure(class, prior.reason.clone(), prior.message.clone()),
+                    None => Ended::failure(
+                        Class::Infra,
+                        Reason::Disrupted.as_str(),
+                        format!("Pod {} is gone and did not say how it ended", prior.pod),
+                    ),
+                };
+                self.failed(node, number, &prior.pod, &ended);
+            }
+            None => {
+                let pod = if prior.pod.is_empty() { self.pod(node, number) } else { prior.pod.clone() };
+                self.actions.push(Action::Confirm { node, attempt: number, pod });
+            }
+        }
+    }
+
+    fn pod(&self, node: usize, attempt: u32) -> String {
+        names::pod(self.run.name, self.run.uid, self.node(node).name(), attempt)
+    }
+
+    fn stop(&mut self, node: usize, attempt: &Attempt) {
+        if !attempt.deleting {
+            let (pod, uid) = (attempt.pod.clone(), attempt.uid.clone());
+            self.actions.push(Action::Stop { node, attempt: attempt.number, pod, uid });
+        }
+    }
+
+    fn pending(&mut self, node: usize, attempt: &Attempt, waiting: &Waiting) {
+        let prior = self.prior(node);
+        let mut row = prior.clone();
+        row.phase = StagePhase::Pending;
+        row.attempt = Some(attempt.number);
+        row.pod.clone_from(&attempt.pod);
+        row.retry_at = None;
+        if self.stopping(self.node(node).section()) {
+            self.stop(node, attempt);
+        } else if let Some(verdict) = waiting.verdict {
+            let due = attempt.created.saturating_add(verdict.after).unwrap_or(Timestamp::MAX);
+            if prior.attempt == Some(attempt.number) && prior.reason == verdict.reason.as_str() {
+                // The verdict stands in the status: only now may the Pod go, or its reason would be lost with it.
+                self.stop(node, attempt);
+                self.set(node, row);
+                return;
+            }
+            if due <= self.now {
+                row.reason = verdict.reason.as_str().to_owned();
+                row.message.clone_from(&waiting.message);
+                self.set(node, row);
+                return;
+            }
+            self.look_again(due);
+        }
+        row.reason.clone_from(&waiting.reason);
+        row.message.clone_from(&waiting.message);
+        self.set(node, row);
+    }
+
+    fn running(&mut self, node: usize, attempt: &Attempt, since: Timestamp) {
+        let mut row = self.prior(node).clone();
+        if self.stopping(self.node(node).section()) {
+            self.stop(node, attempt);
+        }
+        row.phase = StagePhase::Running;
+        row.attempt = Some(attempt.number);
+        row.pod.clone_from(&attempt.pod);
+        row.start.get_or_insert(Time(since));
+        row.retry_at = None;
+        row.reason = String::new();
+        row.message = String::new();
+        self.set(node, row);
+    }
+
+    fn succeeded(&mut self, node: usize, attempt: &Attempt, ended: &Ended, committed: &Committed) {
+        let prior = self.prior(node);
+        let name = self.node(node).name();
+        let outputs = committed
+            .outputs
+            .iter()
+            .map(|output| OutputStatus {
+                name: output.name.clone(),
+                uri: artifact_uri(self.graph.store(), self.run, name, committed.winner, &output.name),
+                digest: output.digest.clone(),
+                bytes: i64::try_from(output.bytes).unwrap_or(i64::MAX),
+            })
+            .collect();
+        let end = ended.end.unwrap_or(self.now);
+        let row = StageStatus {
+            name: prior.name.clone(),
+            phase: StagePhase::Succeeded,
+            attempt: Some(attempt.number),
+            pod: attempt.pod.clone(),
+            start: Some(prior.start.clone().unwrap_or(Time(attempt.created.min(end)))),
+            end: Some(Time(end)),
+            outputs,
+            results: committed.results.clone(),
+            metrics: committed.metrics.clone(),
+            failures: prior.failures,
+            failed_attempts: prior.failed_attempts.clone(),
+            ..StageStatus::default()
+        };
+        self.set(node, row);
+    }
+
+    fn failed(&mut self, node: usize, number: u32, pod: &str, ended: &Ended) {
+        let prior = self.prior(node);
+        let mut row = prior.clone();
+        row.attempt = (number > 0).then_some(number);
+        pod.clone_into(&mut row.pod);
+        row.retry_at = None;
+        let end = ended.end.unwrap_or(self.now);
+        if self.stopping(self.node(node).section()) {
+            self.cancelled(node, row, end);
+            return;
+        }
+        if number > 0 {
+            row.failed_attempts.push(FailedAttempt {
+                attempt: number,
+                reason: ended.reason.clone(),
+                message: shortened(&ended.message, 256),
+                exit_code: ended.exit_code,
+                end: Some(Time(end)),
+            });
+        }
+        if row.failed_attempts.len() > REMEMBERED {
+            row.failed_attempts.remove(0);
+        }
+        row.reason.clone_from(&ended.reason);
+        row.message.clone_from(&ended.message);
+        row.exit_code = ended.exit_code;
+        row.last_lines.clone_from(&ended.last_lines);
+        row.start.get_or_insert(Time(end));
+        match self.node(node).policy.decide(prior.failures.unwrap_or_default(), ended, self.now) {
+            Decision::Repeat { at, failures } => {
+                self.note(NoteKind::Warning, "StageRetrying", || {
+                    format!(
+                        "stage {}: attempt {number} ended with {}: {}; it will be repeated",
+                        row.name, row.reason, row.message
+                    )
+                });
+                row.phase = StagePhase::Retrying;
+                row.failures = Some(failures);
+                row.retry_at = Some(Time(at));
+                self.look_again(at);
+            }
+            Decision::Fail(failures) => {
+                self.note(NoteKind::Warning, "StageFailed", || {
+                    format!("stage {} failed with {}: {}", row.name, row.reason, row.message)
+                });
+                row.phase = StagePhase::Failed;
+                row.failures = Some(failures);
+                row.end = Some(Time(end));
+            }
+        }
+        self.set(node, row);
+    }
+
+    fn cancelled(&mut self, node: usize, mut row: StageStatus, end: Timestamp) {
+        row.phase = StagePhase::Cancelled;
+        row.reason = match self.run.state {
+            RunState::Terminated => Reason::Terminated,
+            RunState::Active | RunState::Cancelled => Reason::Cancelled,
+        }
+        .as_str()
+        .to_owned();
+        row.message = String::new();
+        row.retry_at = None;
+        row.end = row.attempt.is_some().then_some(Time(end));
+        self.set(node, row);
+    }
+
+    fn note(&mut self, kind: NoteKind, reason: &'static str, message: impl FnOnce() -> String) {
+        self.actions.push(Action::Emit(Note { kind, reason, message: message() }));
+    }
+
+    /// Then all that wait, in their order, so that what one skips the next one sees.
+    fn waiting(&mut self) {
+        let main = self.graph.main();
+        let mut main_ended = true;
+        for node in 0..self.phases.len() {
+            if node == main {
+                main_ended = self.phases[..main].iter().all(|phase| phase.is_terminal());
+            }
+            match self.phases[node] {
+                StagePhase::Waiting | StagePhase::Retrying if self.stopping(self.node(node).section()) => {
+                    let row = self.current(node).clone();
+                    self.cancelled(node, row, self.now);
+                }
+                StagePhase::Waiting if node < main || main_ended => self.start(node),
+                StagePhase::Retrying => self.repeat(node),
+                StagePhase::Waiting
+                | StagePhase::Pending
+                | StagePhase::Running
+                | StagePhase::Succeeded
+                | StagePhase::Failed
+                | StagePhase::Skipped
+                | StagePhase::Cancelled => {}
+            }
+        }
+    }
+
+    fn current(&self, node: usize) -> &StageStatus {
+        self.changed[node].as_deref().unwrap_or(self.prior(node))
+    }
+
+    /// An attempt is repeated only when its failure stands in the status that was written.
+    fn repeat(&mut self, node: usize) {
+        if self.changed[node].is_some() {
+            return;
+        }
+        let prior = self.prior(node);
+        let at = prior.retry_at.as_ref().map_or(self.now, |time| time.0);
+        if at > self.now {
+            self.look_again(at);
+        } else if !self.run.suspend {
+            self.launch(node, prior.attempt.unwrap_or(0) + 1);
+        }
+    }
+
+    fn start(&mut self, node: usize) {
+        let mut ready = true;
+        for need in &self.node(node).needs {
+            let phase = self.phases[need.node];
+            if !phase.is_terminal() {
+                ready = false;
+            } else if !need.on.allows(phase) {
+                let other = self.node(need.node).name();
+                let (reason, what) = match (need.on.only_success(), phase) {
+                    (true, StagePhase::Skipped) => (Reason::DependencySkipped, "was skipped"),
+                    (true, _) => (Reason::DependencyFailed, "did not succeed"),
+                    (false, _) => (Reason::BranchNotTaken, "did not end in a way that this stage waits for"),
+                };
+                self.skip(node, reason, format!("stage {other} {what}"));
+                return;
+            }
+        }
+        if !ready {
+            return;
+        }
+        match self.condition(node) {
+            Ok(true) if self.run.suspend => {}
+            Ok(true) => self.launch(node, 1),
+            Ok(false) => {
+                let condition = self.node(node).stage().when.clone().unwrap_or_default();
+                self.skip(node, Reason::WhenFalse, format!("`{condition}` is false"));
+            }
+            Err(ended) => self.failed(node, 0, "", &ended),
+        }
+    }
+
+    fn skip(&mut self, node: usize, reason: Reason, message: String) {
+        let mut row = self.prior(node).clone();
+        row.phase = StagePhase::Skipped;
+        reason.as_str().clone_into(&mut row.reason);
+        row.message = message;
+        self.set(node, row);
+    }
+
+    /// Whether the stage's `when` holds.
+    fn condition(&self, node: usize) -> Result<bool, Box<Ended>> {
+        let Some(when) = &self.node(node).when else { return Ok(true) };
+        let params =
+            when.params.iter().filter_map(|name| Some((name.clone(), self.run.params.get(name)?.clone()))).collect();
+        let mut all_succeeded = true;
+        let stages = when
+            .stages
+            .iter()
+            .filter_map(|name| {
+                let row = self.current(self.graph.position(name)?);
+                all_succeeded &= row.phase == StagePhase::Succeeded;
+                let value =
+                    serde_json::json!({ "phase": row.phase.as_str(), "results": row.results, "metrics": row.metrics });
+                Some((name.clone(), value))
+            })
+            .collect();
+        let scope = Scope { params, stages, run: step::run_fields(self.run, self.main_phase()) };
+        match when.evaluate(&scope) {
+            Ok(value) => Ok(value),
+            // A stage that did not succeed has no results and metrics to ask for.
+            Err(_) if !all_succeeded => Ok(false),
+            Err(message) => Err(Box::new(Ended::failure(Class::Fatal, Reason::InvalidExpression.as_str(), message))),
+        }
+    }
+
+    /// How the main stages ended, for `finally`.
+    fn main_phase(&self) -> trainyard_crds::v1alpha1::RunPhase {
+        status::outcome(self.graph, &self.phases[..self.graph.main()])
+    }
+
+    fn launch(&mut self, node: usize, attempt: u32) {
+        let name = self.node(node).name();
+        let mut row = self.prior(node).clone();
+        if let Some(blocked) = self.observed.blocked(name, self.now) {
+            self.look_again(blocked.until);
+            row.reason.clone_from(&blocked.reason);
+            row.message.clone_from(&blocked.message);
+            self.set(node, row);
+            return;
+        }
+        if self.graph.parallel().is_some_and(|limit| self.live >= limit) {
+            if row.phase == StagePhase::Waiting {
+                row.reason = Reason::Queued.as_str().to_owned();
+            }
+            self.set(node, row);
+            return;
+        }
+        self.actions.push(Action::Launch { node, attempt });
+        row.phase = StagePhase::Pending;
+        row.attempt = Some(attempt);
+        row.pod = self.pod(node, attempt);
+        row.reason = Reason::Starting.as_str().to_owned();
+        row.message = String::new();
+        row.exit_code = None;
+        row.last_lines = String::new();
+        row.retry_at = None;
+        self.set(node, row);
+    }
+
+    fn finish(self) -> Plan {
+        let Self { graph, run, now, phases, changed, mut actions, requeue_at, .. } = self;
+        let rows = |node: usize| changed[node].as_deref().unwrap_or(&run.status.stages[node]);
+        let head = status::head(graph, run, &phases, &rows, now);
+        status::notes(run.status, &head, &mut actions);
+        let rows = changed.into_iter().enumerate().filter_map(|(node, row)| Some((node, *row?))).collect();
+        Plan { actions, rows, head, requeue_at }
+    }
+}
+
+/// At most `limit` characters.
+fn shortened(text: &str, limit: usize) -> String {
+    if text.chars().count() <= limit {
+        text.to_owned()
+    } else {
+        text.chars().take(limit - 3).chain("...".chars()).collect()
+    }
+}

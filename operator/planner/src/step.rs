@@ -1,0 +1,279 @@
+//! A stage of a run as a step: references replaced, inputs resolved to commit records.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use step_protocol::{
+    EnvVar, Identity, InputSource, InputSpec, OutputSpec, ReportSpec, ResultSpec, S3Spec, Segment, StepSpec, StoreSpec,
+    Text, ValueType as StepType, paths,
+};
+use trainyard_crds::condition::Reason;
+use trainyard_crds::v1alpha1::{Container, RunPhase, StageKind, StagePhase, StageStatus, Store, ValueType};
+
+use crate::graph::{Graph, Node, Section};
+use crate::schedule::Run;
+use crate::status;
+use crate::template::{Part, Reference, RunField, Template};
+
+/// What a step needs beyond the run.
+#[derive(Clone, Copy, Debug)]
+pub struct StepContext<'a> {
+    /// Where success is reported early.
+    pub report_url: Option<&'a str>,
+    /// Seconds that an attempt may take where the pipeline says nothing.
+    pub default_timeout: Option<u64>,
+}
+
+/// Why a step cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StepProblem {
+    /// A stage that it needs has no row, or has not succeeded: a bug.
+    #[error("stage {0} is needed and has not succeeded")]
+    NotReady(String),
+    /// The stages in the status are not those of the graph: a bug.
+    #[error("there is no stage {0}")]
+    Unknown(usize),
+}
+
+impl StepProblem {
+    /// The reason in the status.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        Reason::InternalError
+    }
+}
+
+/// Where the files of an output lie, as a URI that people can open.
+#[must_use]
+pub fn artifact_uri(store: &Store, run: &Run<'_>, stage: &str, attempt: u32, output: &str) -> String {
+    let prefix = paths::stage_prefix(run.namespace, run.pipeline, run.name, run.uid, stage);
+    format!("{}/{}/", store_uri(store), paths::output_prefix(&prefix, attempt, output))
+}
+
+/// A store as people name it.
+fn store_uri(store: &Store) -> String {
+    match (&store.uri, &store.volume) {
+        (Some(uri), _) => uri.trim_end_matches('/').to_owned(),
+        (None, Some(volume)) => match &volume.sub_path {
+            Some(path) => format!("volume:{}/{}", volume.claim_name, path.trim_matches('/')),
+            None => format!("volume:{}", volume.claim_name),
+        },
+        (None, None) => String::new(),
+    }
+}
+
+/// The step of one attempt.
+///
+/// `rows` are the stages' rows with every change of the plan that launches the attempt.
+///
+/// # Errors
+/// See [`StepProblem`]; none of them can follow from what a user writes.
+pub fn step_spec(
+    graph: &Graph,
+    run: &Run<'_>,
+    rows: &[StageStatus],
+    node: usize,
+    attempt: u32,
+    context: StepContext<'_>,
+) -> Result<StepSpec, StepProblem> {
+    let current = graph.nodes().get(node).ok_or(StepProblem::Unknown(node))?;
+    let maker = Maker { graph, run, rows, node: current };
+    let stage = current.stage();
+    let StageKind::Container(container) = &stage.kind;
+    let mut env = Vec::with_capacity(current.env.len());
+    for (name, template) in &current.env {
+        env.push(EnvVar { name: name.clone(), value: maker.text(template)? });
+    }
+    Ok(StepSpec {
+        version: step_protocol::VERSION,
+        identity: Identity {
+            namespace: run.namespace.to_owned(),
+            pipeline: run.pipeline.to_owned(),
+            run: run.name.to_owned(),
+            run_uid: run.uid.to_owned(),
+            stage: stage.name.clone(),
+            attempt,
+        },
+        root: paths::ROOT.to_owned(),
+        command: current.command.iter().map(|template| maker.text(template)).collect::<Result<_, _>>()?,
+        script: container.script.clone(),
+        working_dir: working_dir(graph, container),
+        env,
+        params: run.params.clone(),
+        store: store_spec(graph.store()),
+        prefix: maker.prefix(&stage.name),
+        inputs: maker.inputs()?,
+        outputs: stage
+            .outputs
+            .iter()
+            .map(|output| OutputSpec { name: output.name.clone(), kind: output.kind.clone() })
+            .collect(),
+        results: stage
+            .results
+            .iter()
+            .map(|result| ResultSpec { name: result.name.clone(), kind: step_type(result.kind.unwrap_or_default()) })
+            .collect(),
+        metrics: stage.metrics.clone(),
+        timeout_seconds: current.timeout.or(context.default_timeout),
+        grace_seconds: current.grace,
+        report: context.report_url.map(|url| ReportSpec { url: url.to_owned() }),
+    })
+}
+
+fn working_dir(graph: &Graph, container: &Container) -> Option<String> {
+    container.working_dir.clone().or_else(|| graph.code().map(|_| format!("{}/{}", paths::ROOT, paths::CODE)))
+}
+
+fn store_spec(store: &Store) -> StoreSpec {
+    match &store.uri {
+        Some(uri) => StoreSpec {
+            uri: uri.clone(),
+            s3: store.s3.as_ref().map(|s3| S3Spec {
+                endpoint: s3.endpoint.clone(),
+                region: s3.region.clone(),
+                virtual_hosted_style: s3.virtual_hosted_style.unwrap_or(false),
+            }),
+        },
+        None => StoreSpec { uri: format!("file://{}", paths::STORE_MOUNT), s3: None },
+    }
+}
+
+fn step_type(kind: ValueType) -> StepType {
+    match kind {
+        ValueType::String => StepType::String,
+        ValueType::Integer => StepType::Integer,
+        ValueType::Number => StepType::Number,
+        ValueType::Boolean => StepType::Boolean,
+        ValueType::List => StepType::List,
+        ValueType::Object => StepType::Object,
+    }
+}
+
+/// The fields of `run` in expressions.
+pub(crate) fn run_fields(run: &Run<'_>, phase: RunPhase) -> BTreeMap<String, Value> {
+    [
+        ("name", run.name),
+        ("namespace", run.namespace),
+        ("uid", run.uid),
+        ("pipeline", run.pipeline),
+        ("phase", phase.as_str()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), Value::from(value)))
+    .collect()
+}
+
+struct Maker<'a> {
+    graph: &'a Graph,
+    run: &'a Run<'a>,
+    rows: &'a [StageStatus],
+    node: &'a Node,
+}
+
+impl Maker<'_> {
+    fn prefix(&self, stage: &str) -> String {
+        paths::stage_prefix(self.run.namespace, self.run.pipeline, self.run.name, self.run.uid, stage)
+    }
+
+    fn row(&self, stage: &str) -> Result<&StageStatus, StepProblem> {
+        let node = self.graph.position(stage);
+        node.and_then(|node| self.rows.get(node)).ok_or_else(|| StepProblem::NotReady(stage.to_owned()))
+    }
+
+    /// Where a stage's commit record lies: with the run that it was taken over from, if it was.
+    fn commit(&self, row: &StageStatus) -> String {
+        paths::commit_key(&match &row.cached_from {
+            Some(from) => paths::stage_prefix(self.run.namespace, &from.pipeline, &from.run, &from.uid, &row.name),
+            None => self.prefix(&row.name),
+        })
+    }
+
+    fn inputs(&self) -> Result<Vec<InputSpec>, StepProblem> {
+        let inputs = self.node.stage().inputs.iter().map(|input| {
+            let optional = input.optional.unwrap_or(false);
+            let source = match (&input.from, &input.uri) {
+                (Some(from), _) => {
+                    let (stage, output) = from.split_once('.').unwrap_or((from, ""));
+                    let row = self.row(stage)?;
+                    match (row.phase, &input.default) {
+                        (StagePhase::Succeeded, _) => InputSource::Stage {
+                            commit: self.commit(row),
+                            output: output.to_owned(),
+                            digest: row
+                                .outputs
+                                .iter()
+                                .find(|known| known.name == output)
+                                .map(|known| known.digest.clone()),
+                        },
+                        (_, Some(default)) => InputSource::Uri(default.clone()),
+                        (_, None) if optional => InputSource::Absent,
+                        (_, None) => return Err(StepProblem::NotReady(stage.to_owned())),
+                    }
+                }
+                (None, Some(uri)) => InputSource::Uri(uri.clone()),
+                (None, None) => InputSource::Absent,
+            };
+            Ok(InputSpec { name: input.name.clone(), source, optional })
+        });
+        inputs.collect()
+    }
+
+    fn text(&self, template: &Template) -> Result<Text, StepProblem> {
+        let mut segments: Vec<Segment> = Vec::new();
+        let mut literal = String::new();
+        for part in &template.parts {
+            match part {
+                Part::Literal(text) => literal.push_str(text),
+                Part::Reference(Reference::StageResult { stage, result }) => {
+                    let row = self.row(stage)?;
+                    if let Some(value) = row.results.get(result) {
+                        literal.push_str(&as_text(value));
+                    } else if row.phase == StagePhase::Succeeded {
+                        if !literal.is_empty() {
+                            segments.push(Segment::Literal(std::mem::take(&mut literal)));
+                        }
+                        let (commit, stage, name) = (self.commit(row), stage.clone(), result.clone());
+                        segments.push(Segment::Result { commit, stage, name });
+                    } else {
+                        return Err(StepProblem::NotReady(stage.clone()));
+                    }
+                }
+                Part::Reference(reference) => literal.push_str(&self.known(reference)?),
+            }
+        }
+        if segments.is_empty() {
+            return Ok(Text::Known(literal));
+        }
+        if !literal.is_empty() {
+            segments.push(Segment::Literal(literal));
+        }
+        Ok(Text::Segments(segments))
+    }
+
+    fn known(&self, reference: &Reference) -> Result<String, StepProblem> {
+        Ok(match reference {
+            Reference::Param(name) => self.run.params.get(name).map(as_text).unwrap_or_default(),
+            Reference::InputPath(name) => format!("{}/{}/{name}", paths::ROOT, paths::IN),
+            Reference::OutputPath(name) => format!("{}/{}/{name}", paths::ROOT, paths::OUT),
+            Reference::StagePhase(stage) => self.row(stage)?.phase.as_str().to_owned(),
+            Reference::Run(RunField::Name) => self.run.name.to_owned(),
+            Reference::Run(RunField::Namespace) => self.run.namespace.to_owned(),
+            Reference::Run(RunField::Uid) => self.run.uid.to_owned(),
+            Reference::Run(RunField::Pipeline) => self.run.pipeline.to_owned(),
+            Reference::Run(RunField::Phase) => {
+                let phases: Vec<StagePhase> = self.rows.iter().take(self.graph.main()).map(|row| row.phase).collect();
+                debug_assert_eq!(self.node.section(), Section::Finally);
+                status::outcome(self.graph, &phases).as_str().to_owned()
+            }
+            Reference::StageResult { stage, .. } => return Err(StepProblem::NotReady(stage.clone())),
+        })
+    }
+}
+
+/// A value as text: a string as it is, anything else as JSON.
+fn as_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
