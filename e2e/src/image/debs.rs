@@ -23,7 +23,9 @@ pub(super) fn fetch(cache: &Path, packages: &[String]) -> Result<Vec<PathBuf>, E
             return Ok(files);
         }
     }
-    let ask = || command::run(apt(cache, &["--print-uris"]).args(&packages));
+    // apt says nothing of files that are there already: asked in an empty folder, it names all.
+    let empty = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
+    let ask = || command::run(apt(empty.path(), &["--print-uris"]).args(&packages));
     let listed = match ask() {
         Ok(listed) => listed,
         // A machine whose lists were never fetched knows no package.

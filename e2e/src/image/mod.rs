@@ -193,7 +193,7 @@ fn own_layer(directories: &Directories, recipe: &Recipe) -> Result<Layer, Error>
     Ok(layer)
 }
 
-/// Removes `path`, whose last element may be `*`, or whose any element may be `**` for all folders of that last name below.
+/// Removes `path`; of `a/**/b`, every folder `b` below `a`.
 fn remove(root: &Path, path: &str) -> Result<(), Error> {
     let path = path.trim_start_matches('/');
     if let Some((above, name)) = path.split_once("/**/") {
@@ -209,6 +209,10 @@ fn remove(root: &Path, path: &str) -> Result<(), Error> {
 }
 
 fn remove_named(folder: &Path, name: &str) -> Result<(), Error> {
+    // Packages and wheels are unpacked apart: a pattern may speak of the others.
+    if !folder.exists() {
+        return Ok(());
+    }
     for entry in fs::read_dir(folder).map_err(Error::file(folder))?.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             let path = entry.path();

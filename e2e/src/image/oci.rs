@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 
 struct Blob {
@@ -52,8 +52,9 @@ pub(super) fn write(recipe: &Recipe, layers: &[StoredLayer], folder: &Path) -> R
 }
 
 fn config(recipe: &Recipe, layers: &[StoredLayer]) -> Value {
-    let mut environment = vec![PATH.to_owned()];
-    environment.extend(recipe.env.iter().map(|(name, value)| format!("{name}={value}")));
+    let mut environment = recipe.env.clone();
+    environment.entry("PATH".to_owned()).or_insert_with(|| PATH.to_owned());
+    let environment: Vec<String> = environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let mut process = json!({"User": recipe.user, "WorkingDir": recipe.workdir, "Env": environment});
     for (name, words) in [("Entrypoint", &recipe.entrypoint), ("Cmd", &recipe.cmd)] {
         if !words.is_empty() {

@@ -17,7 +17,7 @@ pub struct Recipe {
     /// Where they start.
     #[serde(default = "root")]
     pub workdir: String,
-    /// Variables of the environment, `PATH` aside.
+    /// Variables of the environment; without `PATH`, the usual one.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// The program.
