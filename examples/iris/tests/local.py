@@ -67,6 +67,7 @@ class Run:
             [self.python if command[0] == "python3" else command[0], *command[1:]],
             cwd=root / "code",
             env=self._environment(stage, root),
+            check=False,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

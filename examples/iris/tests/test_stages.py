@@ -20,9 +20,9 @@ IRIS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(IRIS / "tests"), str(IRIS / "data")]
 sys.dont_write_bytecode = True
 
-import local  # noqa: E402
-import make  # noqa: E402
-import sources  # noqa: E402
+import local
+import make
+import sources
 
 PIPELINE = yaml.safe_load((IRIS / "pipeline.yaml").read_text())
 STAGES = [stage["name"] for stage in PIPELINE["spec"]["stages"]]
