@@ -1,0 +1,57 @@
+{{/* Name of everything that is installed. */}}
+{{- define "trainyard.fullname" -}}
+{{- $name := .Release.Name -}}
+{{- if not (contains "trainyard" $name) -}}
+{{- $name = printf "%s-trainyard" $name -}}
+{{- end -}}
+{{- .Values.fullnameOverride | default $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Labels that select the operator's Pods; they never change. */}}
+{{- define "trainyard.selectorLabels" -}}
+app.kubernetes.io/name: trainyard
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{/* Labels of every object. */}}
+{{- define "trainyard.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "trainyard.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Reference of an image: (dict "image" .Values.image.x "chart" .Chart). */}}
+{{- define "trainyard.image" -}}
+{{- if .image.digest -}}
+{{ .image.repository }}@{{ .image.digest }}
+{{- else -}}
+{{ .image.repository }}:{{ .image.tag | default .chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{/* What the operator may do in a namespace whose runs it works on. Nothing here reads a Secret, a ConfigMap, a log or a token. */}}
+{{- define "trainyard.operatorRules" -}}
+- apiGroups: [trainyard.dev]
+  resources: [pipelines]
+  verbs: [get, list, watch]
+- apiGroups: [trainyard.dev]
+  resources: [pipelineruns]
+  verbs: [get, list, watch, patch, delete] # patch: the label of finished runs; delete: their ttl
+- apiGroups: [trainyard.dev]
+  resources: [pipelines/status, pipelineruns/status]
+  verbs: [patch, update]
+- apiGroups: [""]
+  resources: [pods] # one a stage; never changed after its creation
+  verbs: [get, list, watch, create, delete, deletecollection]
+- apiGroups: [apps]
+  resources: [controllerrevisions] # the frozen Pipeline of a run
+  verbs: [get, create, patch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
