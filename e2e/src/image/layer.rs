@@ -95,6 +95,10 @@ impl Layer {
         Ok(())
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Takes over what `other` has.
     pub(super) fn extend(&mut self, other: Self) {
         self.entries.extend(other.entries);

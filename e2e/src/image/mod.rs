@@ -120,23 +120,23 @@ pub fn recipe(name: &str) -> Result<Recipe, Error> {
 
 /// Makes the archive of an image, unless what is in the cache is the same already.
 pub fn build(name: &str) -> Result<Image, Error> {
-    build_in(&Directories::from_env(), name)
+    build_recipe(&Directories::from_env(), &recipe(name)?)
 }
 
-/// [`build`] with another cache.
-pub fn build_in(directories: &Directories, name: &str) -> Result<Image, Error> {
-    let recipe = recipe(name)?;
+/// [`build`] for any recipe and any cache.
+pub fn build_recipe(directories: &Directories, recipe: &Recipe) -> Result<Image, Error> {
     let mut layers = Vec::new();
     if recipe.busybox || !recipe.debs.is_empty() {
-        layers.push(packages_layer(directories, &recipe)?);
+        layers.push(packages_layer(directories, recipe)?);
     }
     if let Some(wheels) = &recipe.wheels {
-        layers.push(wheels::layer(directories, &recipe, wheels)?);
+        layers.push(wheels::layer(directories, recipe, wheels)?);
     }
-    layers.push(own_layer(directories, &recipe)?.store(&directories.cache.join("layers"), None)?);
-    let folder = directories.cache.join("images");
-    let image = oci::write(&recipe, &layers, &folder)?;
-    Ok(image)
+    let own = own_layer(directories, recipe)?;
+    if !own.is_empty() {
+        layers.push(own.store(&directories.cache.join("layers"), None)?);
+    }
+    oci::write(recipe, &layers, &directories.cache.join("images"))
 }
 
 fn packages_layer(directories: &Directories, recipe: &Recipe) -> Result<StoredLayer, Error> {
