@@ -64,9 +64,9 @@ use super::{Param, Resources, Retry, RunPhase, Stage, Store, schema};
         .message("dependsOn may only name stages listed before the stage"),
     validation = Rule::new("self.stages.all(i, s, !has(s.after) || sets.contains(self.stages.transformList(j, x, j < i, x.name), s.after.map(a, a.stage)))")
         .message("after may only name stages listed before the stage"),
-    validation = Rule::new("self.stages.all(i, s, !has(s.inputs) || sets.contains(self.stages.transformList(j, x, j < i, x.name + '.'), s.inputs.filter(a, has(a.from)).map(a, a.from.substring(0, a.from.indexOf('.') + 1))))")
+    validation = Rule::new("self.stages.all(i, s, !has(s.inputs) || sets.contains(self.stages.transformList(j, x, j < i, x.name + '.'), s.inputs.map(a, has(a.from), a.from.substring(0, a.from.indexOf('.') + 1))))")
         .message("inputs may only come from stages listed before the stage"),
-    validation = Rule::new("!has(self.finally) || self.finally.all(s, !has(s.inputs) || sets.contains(self.stages.map(x, x.name + '.'), s.inputs.filter(a, has(a.from)).map(a, a.from.substring(0, a.from.indexOf('.') + 1))))")
+    validation = Rule::new("!has(self.finally) || self.finally.all(s, !has(s.inputs) || sets.contains(self.stages.map(x, x.name + '.'), s.inputs.map(a, has(a.from), a.from.substring(0, a.from.indexOf('.') + 1))))")
         .message("inputs of a finally stage may only come from stages"),
     validation = Rule::new("!has(self.finally) || self.finally.all(s, !has(s.dependsOn) && !has(s.after))")
         .message("finally stages start together when all stages have ended: dependsOn and after do not go there"),

@@ -51,7 +51,7 @@ use super::{PipelineSpec, StageStatus, schema};
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
 )]
 #[x_kube(
-    validation = Rule::new("oldSelf.hasValue() || ([has(self.pipelineRef), has(self.pipeline)].filter(x, x).size() <= 1 && (has(self.pipelineRef) || has(self.pipeline) || has(self.rerun)))")
+    validation = Rule::new("oldSelf.hasValue() || (!(has(self.pipelineRef) && has(self.pipeline)) && (has(self.pipelineRef) || has(self.pipeline) || has(self.rerun)))")
         .message("exactly one of pipelineRef and pipeline is required; a rerun may leave both out").optional_old_self(true),
     validation = Rule::new("has(self.pipelineRef) == has(oldSelf.pipelineRef) && (!has(self.pipelineRef) || self.pipelineRef == oldSelf.pipelineRef)")
         .message("pipelineRef cannot be changed: create another run"),
