@@ -1,1 +1,28 @@
-//! Placeholder.
+//! The parent process of the user's command in every stage Pod.
+//!
+//! It fetches and verifies inputs ([`stage_in`]), runs the program in a process group of its own ([`exec`]), checks and sends its
+//! outputs and commits them exactly once ([`stage_out`]), and says how it ended ([`report`]). [`attempt`] is the order of these
+//! things. What it agrees on with the operator is the crate `step-protocol`; it never talks to Kubernetes.
+//!
+//! The child is not trusted: it cannot read this process ([`process`]), does not see its variables ([`environment`]), and whatever
+//! it wrote is opened beneath its directory ([`beneath`]).
+
+#![deny(unsafe_code)]
+#![allow(rustdoc::private_intra_doc_links)]
+
+mod attempt;
+mod beneath;
+pub mod cli;
+mod digest;
+mod environment;
+mod exec;
+mod failure;
+mod layout;
+mod log;
+mod oom;
+mod process;
+mod report;
+mod stage_in;
+mod stage_out;
+mod stop;
+mod store;

@@ -18,8 +18,8 @@ pub use artifact::{CommitRecord, CommittedOutput, Manifest, ManifestFile};
 pub use outcome::Outcome;
 pub use report::{MESSAGE_LIMIT, OutputReport, StepReport, VALUES_LIMIT};
 pub use spec::{
-    EnvVar, Identity, InputSource, InputSpec, OutputSpec, ReportSpec, ResultSpec, S3Spec, Segment, SpecError, StepSpec, StoreSpec,
-    Text, ValueType,
+    EnvVar, Identity, InputSource, InputSpec, OutputSpec, ReportSpec, ResultSpec, S3Spec, Segment, SpecError, StepSpec,
+    StoreSpec, Text, ValueType,
 };
 
 /// The version of everything in this crate, written into each document.

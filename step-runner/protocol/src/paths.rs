@@ -88,3 +88,39 @@ pub fn attempt_prefix(stage_prefix: &str, attempt: u32) -> String {
 pub fn output_prefix(stage_prefix: &str, attempt: u32, output: &str) -> String {
     format!("{stage_prefix}/{attempt}/{output}")
 }
+
+/// The key of a file below its output's prefix: its path as it is, so that people and model servers find it.
+///
+/// Only a few paths are written otherwise, one-to-one, with `%` and two hex digits: those with a `%` or a control character, a part
+/// that ends with `#` and digits (a volume uses such names while it writes), and a top-level `manifest.json`, which is ours.
+///
+/// ```
+/// use step_protocol::paths::object_name;
+/// assert_eq!(object_name("data/train 1.csv"), "data/train 1.csv");
+/// assert_eq!(object_name("manifest.json"), "%6Danifest.json");
+/// assert_eq!(object_name("a/100%/x#1"), "a/100%25/x%231");
+/// ```
+#[must_use]
+pub fn object_name(path: &str) -> String {
+    if path == MANIFEST {
+        return format!("%6D{}", &MANIFEST[1..]);
+    }
+    let part = |part: &str| {
+        let numbered = part
+            .rsplit_once('#')
+            .is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let plain = !numbered && !part.contains('%') && !part.contains(|c: char| c.is_ascii_control());
+        if plain {
+            return part.to_owned();
+        }
+        part.chars().fold(String::new(), |mut text, c| {
+            if c == '%' || c == '#' || c.is_ascii_control() {
+                text.push_str(&format!("%{:02X}", u32::from(c)));
+            } else {
+                text.push(c);
+            }
+            text
+        })
+    };
+    path.split('/').map(part).collect::<Vec<_>>().join("/")
+}

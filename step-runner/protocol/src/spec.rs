@@ -239,7 +239,9 @@ pub enum SpecError {
 impl std::fmt::Display for SpecError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Missing => write!(f, "the variable {} is not set: the runner is started by the operator", paths::ENV_SPEC),
+            Self::Missing => {
+                write!(f, "the variable {} is not set: the runner is started by the operator", paths::ENV_SPEC)
+            }
             Self::Garbled(error) => write!(f, "the variable {} is not a step: {error}", paths::ENV_SPEC),
             Self::Version(version) => write!(
                 f,

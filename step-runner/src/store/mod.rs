@@ -1,0 +1,264 @@
+//! Artifacts in object storage or on a volume, by one small set of operations.
+//!
+//! [`open`] turns a URL into a [`Store`], [`http`] carries its requests, [`upload`] and [`download`] move files in bounded
+//! memory, [`probe`] asks whether it can create exclusively, [`error`] says what went wrong. Each operation tries again by itself
+//! as long as the store is merely unavailable.
+
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use object_store::local::LocalFileSystem;
+use object_store::multipart::MultipartStore;
+use object_store::path::Path;
+use object_store::{GetOptions, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+mod download;
+mod error;
+mod http;
+mod open;
+mod probe;
+mod upload;
+
+pub(crate) use download::Expected;
+pub(crate) use error::StoreError;
+pub(crate) use http::post;
+pub(crate) use open::Opener;
+
+/// Bytes of one part of a large file.
+const PART: u64 = 8 << 20;
+/// Parts in memory at once, over all files: with the rest of the process this stays below 64 MiB.
+const PARTS: usize = 4;
+/// The budget counts in units, so that many small files share a part's room.
+const UNIT: u64 = 64 << 10;
+
+/// A store, opened. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Store {
+    backend: Backend,
+    below: Path,
+    label: Arc<str>,
+    patience: Duration,
+    budget: Arc<Semaphore>,
+}
+
+#[derive(Clone)]
+enum Backend {
+    Cloud { store: Arc<dyn ObjectStore>, multipart: Arc<dyn MultipartStore> },
+    Local { store: Arc<LocalFileSystem>, directory: PathBuf },
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.label)
+    }
+}
+
+/// What became of an exclusive creation.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Created {
+    /// By this call.
+    Yes,
+    /// The object exists: by another, or by an earlier try of ours whose answer was lost.
+    Exists,
+}
+
+impl Store {
+    fn new(backend: Backend, below: Path, label: String, patience: Duration) -> Self {
+        let budget = Arc::new(Semaphore::new(PARTS * units(PART) as usize));
+        Self { backend, below, label: label.into(), patience, budget }
+    }
+
+    fn objects(&self) -> &dyn ObjectStore {
+        match &self.backend {
+            Backend::Cloud { store, .. } => store.as_ref(),
+            Backend::Local { store, .. } => store.as_ref(),
+        }
+    }
+
+    /// The key below the store's own prefix, as the backend takes it.
+    fn path(&self, key: &str) -> Result<Path, StoreError> {
+        let joined = if self.below.as_ref().is_empty() { key.to_owned() } else { format!("{}/{key}", self.below) };
+        if key.is_empty() || key.starts_with('/') || key.ends_with('/') {
+            return Err(StoreError::Config(format!("{} is not the key of an object", self.name(key))));
+        }
+        Path::parse(&joined).map_err(|error| StoreError::Config(format!("{}: {error}", self.name(key))))
+    }
+
+    /// How an object is called in messages.
+    pub(crate) fn name(&self, key: &str) -> String {
+        format!("{}/{key}", self.label)
+    }
+
+    /// Does `operation` until it has an answer, for as long as the store may be away.
+    async fn trying<T, F>(&self, what: &str, mut operation: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
+        let begin = Instant::now();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let error = match operation().await {
+                Ok(value) => return Ok(value),
+                Err(error) => error::classify(what, error),
+            };
+            if !error.is_transient() {
+                return Err(error);
+            }
+            let elapsed = begin.elapsed();
+            let pause = backoff(tries);
+            if elapsed + pause > self.patience {
+                return Err(match error {
+                    StoreError::Unavailable { object, detail, .. } => {
+                        StoreError::Unavailable { object, detail, tries, seconds: elapsed.as_secs() }
+                    }
+                    other => other,
+                });
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// A small object as a whole; `None` if there is none.
+    pub(crate) async fn read(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
+        let path = self.path(key)?;
+        let name = self.name(key);
+        let read = self.trying(&name, || async { self.objects().get(&path).await?.bytes().await }).await;
+        match read {
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Writes a small object, whether or not it exists.
+    pub(crate) async fn write(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
+        let path = self.path(key)?;
+        self.trying(&self.name(key), || self.objects().put(&path, bytes.clone().into())).await.map(drop)
+    }
+
+    /// Writes a small object durably, if and only if it does not exist.
+    pub(crate) async fn create(&self, key: &str, bytes: Bytes) -> Result<Created, StoreError> {
+        let path = self.path(key)?;
+        let durable = match &self.backend {
+            Backend::Local { store, .. } => Some(store.as_ref().clone().with_fsync(true)),
+            Backend::Cloud { .. } => None,
+        };
+        let objects: &dyn ObjectStore = match &durable {
+            Some(durable) => durable,
+            None => self.objects(),
+        };
+        let created = self
+            .trying(&self.name(key), || objects.put_opts(&path, bytes.clone().into(), PutMode::Create.into()))
+            .await;
+        match created {
+            Ok(_) => Ok(Created::Yes),
+            Err(StoreError::Exists { .. }) => Ok(Created::Exists),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes what was written so far survive a power cut, where that is not the store's own promise.
+    pub(crate) async fn flush(&self) -> Result<(), StoreError> {
+        let Backend::Local { directory, .. } = &self.backend else { return Ok(()) };
+        let (directory, name) = (directory.clone(), self.label.to_string());
+        let synced = tokio::task::spawn_blocking(move || {
+            let root = crate::beneath::open_root(&directory)?;
+            // One call for the whole file system: an fsync per file would be thousands.
+            Ok(rustix::fs::syncfs(root)?)
+        });
+        match synced.await {
+            Ok(result) => result.map_err(|source| StoreError::Local { object: name, source }),
+            Err(_) => Err(StoreError::Stopped),
+        }
+    }
+
+    /// What is known of one object; `None` if there is none.
+    pub(crate) async fn stat(&self, key: &str) -> Result<Option<ObjectMeta>, StoreError> {
+        let path = self.path(key)?;
+        match self.trying(&self.name(key), || self.objects().head(&path)).await {
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Every object below `prefix` (which ends with `/`): keys relative to it, sorted.
+    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<(String, ObjectMeta)>, StoreError> {
+        let directory = prefix.trim_end_matches('/');
+        let path = if directory.is_empty() { self.below.clone() } else { self.path(directory)? };
+        let listed =
+            self.trying(&self.name(prefix), || self.objects().list(Some(&path)).try_collect::<Vec<ObjectMeta>>()).await;
+        let base = if path.as_ref().is_empty() { String::new() } else { format!("{path}/") };
+        let mut objects: Vec<_> = match listed {
+            Ok(objects) => objects,
+            Err(StoreError::NotFound { .. }) => Vec::new(),
+            Err(error) => return Err(error),
+        }
+        .into_iter()
+        .filter_map(|meta| Some((meta.location.as_ref().strip_prefix(&base)?.to_owned(), meta)))
+        .filter(|(key, _)| !key.is_empty())
+        .collect();
+        objects.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(objects)
+    }
+
+    /// Deletes objects that nobody reads any more; what cannot be deleted stays for retention.
+    pub(crate) async fn delete(&self, keys: impl IntoIterator<Item = String>) {
+        for key in keys {
+            if let Ok(path) = self.path(&key) {
+                let _ = self.objects().delete(&path).await;
+            }
+        }
+    }
+
+    /// The bytes of a range, or the file itself on a volume.
+    async fn get(&self, path: &Path, options: GetOptions) -> object_store::Result<Fetched> {
+        let answer = self.objects().get_opts(path, options).await?;
+        match answer.payload {
+            GetResultPayload::File(file, _) => Ok(Fetched::File(file)),
+            GetResultPayload::Stream(_) => Ok(Fetched::Bytes(answer.bytes().await?)),
+        }
+    }
+}
+
+enum Fetched {
+    Bytes(Bytes),
+    File(std::fs::File),
+}
+
+/// Half a second, doubling to half a minute, with a share that differs between runners.
+fn backoff(tries: u32) -> Duration {
+    let base = Duration::from_millis(500 << tries.saturating_sub(1).min(6));
+    let share = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |now| now.subsec_nanos() ^ std::process::id())
+        % 256;
+    base.min(Duration::from_secs(30)) * (192 + share / 2) / 256
+}
+
+/// The budget's units for so many bytes: at least one, at most a part's.
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.clamp(1, PART).div_ceil(UNIT)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_stay_bounded() {
+        assert!(backoff(1) <= Duration::from_millis(650) && backoff(1) >= Duration::from_millis(370));
+        assert!(backoff(50) <= Duration::from_secs(38) && backoff(50) >= Duration::from_secs(22));
+    }
+
+    #[test]
+    fn the_budget_counts_whole_units() {
+        assert_eq!((units(0), units(1), units(UNIT), units(UNIT + 1), units(u64::MAX)), (1, 1, 1, 2, 128));
+    }
+}

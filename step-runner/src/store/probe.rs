@@ -1,0 +1,51 @@
+//! Whether a store can create exclusively: without that two attempts could both commit.
+//!
+//! The answer cannot be wrong in the direction that matters. Two creations of one key are asked for one after the other: a store
+//! that says yes twice ignores the condition; one that refuses the second honours it. If already the first is refused, the
+//! object is there (an earlier try of ours whose answer was lost) and the refusal itself is the proof.
+
+use bytes::Bytes;
+
+use super::error::USE_URI;
+use super::{Backend, Created, Store, StoreError};
+
+/// File name below the attempt's prefix.
+const KEY: &str = ".probe";
+
+impl Store {
+    /// Probes below the attempt's prefix and leaves nothing behind.
+    pub(crate) async fn probe(&self, attempt_prefix: &str) -> Result<(), StoreError> {
+        let key = format!("{attempt_prefix}/{KEY}");
+        let verdict = self.try_twice(&key).await;
+        self.delete([key]).await;
+        match (verdict, &self.backend) {
+            (
+                Err(StoreError::Unavailable { detail, .. } | StoreError::Denied { detail, .. }),
+                Backend::Local { .. },
+            ) => {
+                // A file can be written but not linked: EPERM, ENOSYS or EIO, by the driver's taste.
+                Err(StoreError::Unsupported { detail: format!("cannot create exclusively ({detail}): {USE_URI}") })
+            }
+            (verdict, _) => verdict,
+        }
+    }
+
+    async fn try_twice(&self, key: &str) -> Result<(), StoreError> {
+        let bytes = Bytes::from_static(b"probe");
+        if let Backend::Local { .. } = self.backend {
+            // A plain write is a rename there, which a volume must be able to do as well. If even that is refused, the volume
+            // is read-only or not ours, and the error already says so.
+            self.write(key, bytes.clone()).await?;
+        }
+        if self.create(key, bytes.clone()).await? == Created::Yes && self.create(key, bytes).await? == Created::Yes {
+            return Err(StoreError::Unsupported {
+                detail: format!(
+                    "{} let an existing object be created again: it ignores If-None-Match, so two attempts could both win; use a \
+                     store or a newer version of it that has conditional writes",
+                    self.label
+                ),
+            });
+        }
+        Ok(())
+    }
+}
