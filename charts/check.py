@@ -1,0 +1,146 @@
+"""Checks objects, given as JSON one after the other on standard input.
+
+    check.py rights                what the chart's roles allow, exactly
+    check.py pods                  the operator's Deployment keeps to restricted Pod Security; prints its environment
+    check.py same FILE             the objects are those of FILE, but for what Helm and kustomize add
+"""
+
+import json
+import sys
+
+# verbs of the operator, by API group and resource: an exact list, so that a right more is a decision here.
+OPERATOR = {
+    "trainyard.dev/pipelines": "get list watch",
+    "trainyard.dev/pipelineruns": "get list watch patch delete",
+    "trainyard.dev/pipelines/status": "patch update",
+    "trainyard.dev/pipelineruns/status": "patch update",
+    "/pods": "get list watch create delete deletecollection",
+    "apps/controllerrevisions": "get create patch",
+    "events.k8s.io/events": "create patch",
+    "coordination.k8s.io/leases": "get create update patch",
+    "apiextensions.k8s.io/customresourcedefinitions": "get",
+}
+LEASES, CRDS = "coordination.k8s.io/leases", "apiextensions.k8s.io/customresourcedefinitions"
+
+
+def objects(text):
+    decoder, at, found = json.JSONDecoder(), 0, []
+    while at < len(text):
+        one, at = decoder.raw_decode(text, at)
+        found += one["items"] if one["kind"] == "List" else [one]
+        while at < len(text) and text[at].isspace():
+            at += 1
+    return found
+
+
+def name(one):
+    meta = one["metadata"]
+    return f"{one['kind']} {meta.get('namespace', '')}/{meta['name']}"
+
+
+def expect(condition, message):
+    if not condition:
+        sys.exit(f"error: {message}")
+
+
+def rights(all_objects):
+    """Follows the bindings of the ServiceAccount, for a role that nobody binds allows nothing."""
+    roles = {name(one): one for one in all_objects if one["kind"] in ("Role", "ClusterRole")}
+    found, where = {}, {}
+    for binding in all_objects:
+        if binding["kind"] not in ("RoleBinding", "ClusterRoleBinding"):
+            continue
+        expect([s["kind"] for s in binding["subjects"]] == ["ServiceAccount"], f"{name(binding)} binds more than the ServiceAccount")
+        namespace = binding["metadata"].get("namespace", "")
+        reference = binding["roleRef"]
+        role = roles.pop(f"{reference['kind']} {namespace if reference['kind'] == 'Role' else ''}/{reference['name']}", None)
+        expect(role, f"{name(binding)} binds a role that is not there")
+        for rule in role["rules"]:
+            expect("nonResourceURLs" not in rule, f"{name(role)} has nonResourceURLs")
+            for group in rule["apiGroups"]:
+                for resource in rule["resources"]:
+                    key = f"{group}/{resource}"
+                    found.setdefault(key, set()).update(rule["verbs"])
+                    where.setdefault(key, set()).add(namespace)
+                    if key == CRDS:
+                        expect(
+                            sorted(rule["resourceNames"]) == ["pipelineruns.trainyard.dev", "pipelines.trainyard.dev"],
+                            "customresourcedefinitions are not limited to two",
+                        )
+    for key in sorted(set(found) | set(OPERATOR)):
+        allowed = set(OPERATOR.get(key, "").split())
+        expect(found.get(key, set()) == allowed, f"the operator has {sorted(found.get(key, []))} on {key}, not {sorted(allowed)}")
+    expect("" not in where[LEASES], "leases are not limited to the operator's namespace")
+    for left in roles.values():
+        labels = [label for label in left["metadata"]["labels"] if label.startswith("rbac.authorization.k8s.io/aggregate-to-")]
+        expect(left["kind"] == "ClusterRole" and labels, f"{name(left)} is neither bound nor aggregated")
+        for rule in left["rules"]:
+            own = rule["apiGroups"] == ["trainyard.dev"]
+            use = rule["apiGroups"] == [""] and rule["resources"] == ["serviceaccounts"] and rule["verbs"] == ["use"]
+            expect("*" not in rule["verbs"] and (own or use), f"{name(left)} gives people {rule}")
+    print(" ".join(sorted(where["/pods"])) or "all namespaces")
+
+
+def pods(all_objects):
+    (deployment,) = [one for one in all_objects if one["kind"] == "Deployment"]
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    expect(pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}, "Pod securityContext")
+    restricted = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    expect(container["securityContext"] == restricted, "container securityContext")
+    expect(not {"volumes", "hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(pod), "volumes or host access")
+    expect(container["livenessProbe"]["httpGet"]["path"] == "/livez" and container["readinessProbe"]["httpGet"]["path"] == "/readyz", "probes")
+    expect("limits" in container["resources"] and "requests" in container["resources"], "resources")
+    for variable in container["env"]:
+        value = variable.get("value")
+        if variable["name"] in ("TRAINYARD_DEFAULT_STORE", "TRAINYARD_DEFAULT_RESOURCES"):
+            value = json.dumps(json.loads(value), sort_keys=True)
+        expect(value is not None or "fieldRef" in variable["valueFrom"], f"{variable['name']} is read from another object")
+        if value is not None:
+            expect(isinstance(value, str), f"{variable['name']} is no string")
+            print(f"{variable['name']}={value}")
+    print(f"image={container['image']}")
+    print(f"replicas={deployment['spec']['replicas']} strategy={deployment['spec']['strategy']['type']}")
+
+
+def plain(one):
+    """Without what only Helm and kustomize add, and with the environment by name: kustomize puts what it patches first."""
+    meta = one["metadata"]
+    for key in ("helm.sh/chart", "app.kubernetes.io/managed-by"):
+        meta.get("labels", {}).pop(key, None)
+    meta.get("annotations", {}).pop("helm.sh/resource-policy", None)
+    for key in ("labels", "annotations"):
+        if not meta.get(key):
+            meta.pop(key, None)
+    if one["kind"] == "Deployment":
+        template = one["spec"]["template"]
+        for key in ("helm.sh/chart", "app.kubernetes.io/managed-by"):
+            template["metadata"]["labels"].pop(key, None)
+        for container in template["spec"]["containers"]:
+            container["env"].sort(key=lambda variable: variable["name"])
+    return one
+
+
+def same(all_objects, other):
+    left, right = ({name(one): plain(one) for one in some if one["kind"] != "Namespace"} for some in (all_objects, other))
+    for key in sorted(set(left) | set(right)):
+        expect(key in left and key in right, f"{key} is only on one side")
+        expect(left[key] == right[key], f"{key} differs:\n{json.dumps(left[key])}\n{json.dumps(right[key])}")
+    print(f"{len(left)} objects")
+
+
+def main():
+    command, *rest = sys.argv[1:]
+    given = objects(sys.stdin.read())
+    if command == "rights":
+        rights(given)
+    elif command == "pods":
+        pods(given)
+    elif command == "same":
+        with open(rest[0], encoding="utf-8") as file:
+            same(given, objects(file.read()))
+    else:
+        sys.exit(__doc__)
+
+
+main()
