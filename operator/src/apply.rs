@@ -1,0 +1,236 @@
+//! The one door through which writes to the API server leave: each made idempotent, timed and counted here.
+
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, ResourceExt};
+use serde::Serialize;
+use serde_json::{Value, json};
+use trainyard_crds::labels;
+use trainyard_crds::v1alpha1::{Pipeline, PipelineRun};
+
+/// A write that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WriteError {
+    /// The object has changed since it was read.
+    #[error("{0} has changed since it was read")]
+    Conflict(String),
+    /// The object is gone.
+    #[error("{0} is gone")]
+    Gone(String),
+    /// Everything else.
+    #[error("failed to {verb} {object}: {source}")]
+    Api {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        object: String,
+        /// What the API server or the connection said.
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+impl WriteError {
+    fn api(verb: &'static str, object: impl Into<String>, source: kube::Error) -> Self {
+        Self::Api { verb, object: object.into(), source: Box::new(source) }
+    }
+}
+
+/// What became of a create.
+#[derive(Debug)]
+pub(crate) enum Created {
+    /// It was created now.
+    New(Box<Pod>),
+    /// It existed: this is it, read live. Whether it is ours is the caller's to say.
+    Existing(Box<Pod>),
+    /// The namespace's quota has no room now.
+    Quota(String),
+    /// The API server will never take it.
+    Refused(String),
+}
+
+/// Writes to the API server.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    client: Client,
+}
+
+impl Writer {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Creates a Pod whose name says what it is, so that a repeated create meets itself.
+    pub(crate) async fn create_pod(&self, pod: &Pod) -> Result<Created, WriteError> {
+        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
+        let parameters = PostParams { field_manager: Some(labels::MANAGER.into()), ..PostParams::default() };
+        let error = match api.create(&parameters, pod).await {
+            Ok(created) => return Ok(Created::New(Box::new(created))),
+            Err(error) => error,
+        };
+        let kube::Error::Api(status) = &error else {
+            return Err(WriteError::api("create", format!("Pod {namespace}/{name}"), error));
+        };
+        match status.code {
+            409 if status.reason == "AlreadyExists" => match api.get_opt(&name).await {
+                Ok(Some(existing)) => Ok(Created::Existing(Box::new(existing))),
+                Ok(None) => Err(WriteError::Gone(format!("Pod {namespace}/{name}"))),
+                Err(error) => Err(WriteError::api("get", format!("Pod {namespace}/{name}"), error)),
+            },
+            403 if status.message.contains("exceeded quota") => Ok(Created::Quota(status.message.clone())),
+            // A namespace that is being deleted takes nothing, and everything in it goes anyway.
+            403 if status.message.contains("is being terminated") => Err(WriteError::Gone(format!("Namespace {namespace}"))),
+            400 | 403 | 404 | 413 | 422 => Ok(Created::Refused(status.message.clone())),
+            _ => Err(WriteError::api("create", format!("Pod {namespace}/{name}"), error)),
+        }
+    }
+
+    /// A Pod, read live.
+    pub(crate) async fn read_pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, WriteError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        api.get_opt(name).await.map_err(|error| WriteError::api("get", format!("Pod {namespace}/{name}"), error))
+    }
+
+    /// Deletes a Pod if it is still the one with this UID. Its being gone is success.
+    pub(crate) async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), WriteError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let precondition = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let parameters = DeleteParams { preconditions: Some(precondition), ..DeleteParams::default() };
+        match api.delete(name, &parameters).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            Err(error) => Err(WriteError::api("delete", format!("Pod {namespace}/{name}"), error)),
+        }
+    }
+
+    /// Deletes the Pods of an ended run that ended well, with one request. Failed ones stay for people to look at.
+    pub(crate) async fn delete_succeeded_pods(&self, namespace: &str, run_uid: &str) -> Result<(), WriteError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let selected = ListParams::default().labels(&format!("{}={run_uid}", labels::RUN_UID)).fields("status.phase=Succeeded");
+        api.delete_collection(&DeleteParams::default(), &selected)
+            .await
+            .map(|_| ())
+            .map_err(|error| WriteError::api("delete", format!("the Pods of run {run_uid} in {namespace}"), error))
+    }
+
+    /// Patches a run's status if the run is still at the resourceVersion that the patch tests for. Returns the run as it is then.
+    pub(crate) async fn patch_run_status(&self, run: &PipelineRun, patch: json_patch::Patch) -> Result<PipelineRun, WriteError> {
+        let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
+        let api: Api<PipelineRun> = Api::namespaced(self.client.clone(), &namespace);
+        let object = || format!("PipelineRun {namespace}/{name}");
+        let result = api.patch_status(&name, &PatchParams::default(), &Patch::Json::<()>(patch)).await;
+        match result {
+            Ok(run) => Ok(run),
+            Err(kube::Error::Api(status)) if status.code == 404 => Err(WriteError::Gone(object())),
+            Err(kube::Error::Api(status)) if status.code == 409 => Err(WriteError::Conflict(object())),
+            // A failed `test` of a JSON Patch is a 422 like any invalid object: which of the two it is a live read tells.
+            Err(error @ kube::Error::Api(_)) if matches!(&error, kube::Error::Api(status) if status.code == 422) => {
+                match self.read_run(&namespace, &name).await? {
+                    None => Err(WriteError::Gone(object())),
+                    Some(live) if live.resource_version() != run.resource_version() => Err(WriteError::Conflict(object())),
+                    Some(_) => Err(WriteError::api("patch the status of", object(), error)),
+                }
+            }
+            Err(error) => Err(WriteError::api("patch the status of", object(), error)),
+        }
+    }
+
+    /// A run, read live.
+    pub(crate) async fn read_run(&self, namespace: &str, name: &str) -> Result<Option<PipelineRun>, WriteError> {
+        let api: Api<PipelineRun> = Api::namespaced(self.client.clone(), namespace);
+        api.get_opt(name).await.map_err(|error| WriteError::api("get", format!("PipelineRun {namespace}/{name}"), error))
+    }
+
+    /// A Pipeline, read live.
+    pub(crate) async fn read_pipeline(&self, namespace: &str, name: &str) -> Result<Option<Pipeline>, WriteError> {
+        let api: Api<Pipeline> = Api::namespaced(self.client.clone(), namespace);
+        api.get_opt(name).await.map_err(|error| WriteError::api("get", format!("Pipeline {namespace}/{name}"), error))
+    }
+
+    /// Labels a run that needs no more work, so that it leaves the watch.
+    pub(crate) async fn label_finished(&self, run: &PipelineRun) -> Result<(), WriteError> {
+        let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
+        let api: Api<PipelineRun> = Api::namespaced(self.client.clone(), &namespace);
+        let patch = json!({ "metadata": { "uid": run.uid(), "labels": { labels::FINISHED: labels::FINISHED_TRUE } } });
+        match api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            Err(error) => Err(WriteError::api("label", format!("PipelineRun {namespace}/{name}"), error)),
+        }
+    }
+
+    /// Deletes a run whose time to live is over, if it is still the one with this UID.
+    pub(crate) async fn delete_run(&self, run: &PipelineRun) -> Result<(), WriteError> {
+        let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
+        let api: Api<PipelineRun> = Api::namespaced(self.client.clone(), &namespace);
+        let precondition = Preconditions { uid: run.uid(), resource_version: None };
+        let parameters = DeleteParams { preconditions: Some(precondition), ..DeleteParams::background() };
+        match api.delete(&name, &parameters).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            Err(error) => Err(WriteError::api("delete", format!("PipelineRun {namespace}/{name}"), error)),
+        }
+    }
+
+    /// Keeps a frozen pipeline in a ControllerRevision of this name and makes the run one of its owners.
+    pub(crate) async fn keep_revision(
+        &self,
+        namespace: &str,
+        name: &str,
+        data: &impl Serialize,
+        owner: &OwnerReference,
+    ) -> Result<(), WriteError> {
+        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
+        let object = || format!("ControllerRevision {namespace}/{name}");
+        let json = |error: serde_json::Error| WriteError::api("create", object(), kube::Error::SerdeError(error));
+        let body = json!({
+            "apiVersion": "apps/v1",
+            "kind": "ControllerRevision",
+            "metadata": { "name": name, "namespace": namespace, "ownerReferences": [owner], "labels": { labels::MANAGED_BY: labels::MANAGER } },
+            "revision": 1,
+            "data": serde_json::to_value(data).map_err(json)?,
+        });
+        let revision: ControllerRevision = serde_json::from_value(body).map_err(json)?;
+        // It may be collected between our create and our patch, when the last other run that owns it is deleted.
+        for _ in 0..5 {
+            match api.create(&PostParams::default(), &revision).await {
+                Ok(_) => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(WriteError::api("create", object(), error)),
+            }
+            let owners = json!({ "metadata": { "ownerReferences": [owner] } });
+            match api.patch_metadata(name, &PatchParams::default(), &Patch::Strategic(&owners)).await {
+                Ok(_) => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(WriteError::api("patch", object(), error)),
+            }
+        }
+        Err(WriteError::Conflict(object()))
+    }
+
+    /// The data of a ControllerRevision, read live.
+    pub(crate) async fn read_revision(&self, namespace: &str, name: &str) -> Result<Option<Value>, WriteError> {
+        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
+        match api.get_opt(name).await {
+            Ok(revision) => Ok(revision.and_then(|revision| revision.data).map(|data| data.0)),
+            Err(error) => Err(WriteError::api("get", format!("ControllerRevision {namespace}/{name}"), error)),
+        }
+    }
+
+    /// Patches a Pipeline's status if the Pipeline is still at this resourceVersion.
+    pub(crate) async fn patch_pipeline_status(&self, pipeline: &Pipeline, patch: json_patch::Patch) -> Result<(), WriteError> {
+        let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+        let api: Api<Pipeline> = Api::namespaced(self.client.clone(), &namespace);
+        match api.patch_status(&name, &PatchParams::default(), &Patch::Json::<()>(patch)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 || status.code == 422 => {
+                Err(WriteError::Conflict(format!("Pipeline {namespace}/{name}")))
+            }
+            Err(error) => Err(WriteError::api("patch the status of", format!("Pipeline {namespace}/{name}"), error)),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The controllers of this process: one for runs and one for Pipelines in every watched namespace, or one of each for all.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use kube::Client;
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::mpsc::{self, Receiver, UnboundedSender};
+use tokio_util::sync::CancellationToken;
+use trainyard_crds::v1alpha1::{Pipeline, PipelineRun};
+
+use crate::args::Settings;
+use crate::context::{Context, Mount};
+use crate::events::Events;
+use crate::health::Readiness;
+use crate::memory::{Memory, lock};
+use crate::metrics::Metrics;
+use crate::report::{EarlyReport, ReportKeys};
+use crate::{pipeline, pipeline_run};
+
+/// Kubernetes 1.36 has image volumes without a feature gate.
+const IMAGE_VOLUMES_SINCE: (u32, u32) = (1, 36);
+
+/// What the controllers are made of.
+pub(crate) struct Parts {
+    pub(crate) client: Client,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) metrics: Metrics,
+    pub(crate) keys: ReportKeys,
+    pub(crate) events: Events,
+    pub(crate) readiness: Readiness,
+    pub(crate) reports: Receiver<EarlyReport>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// Runs all controllers until the shutdown; what is being done then is finished first.
+pub(crate) async fn run(parts: Parts) {
+    let Parts { client, settings, metrics, keys, events, readiness, reports, shutdown } = parts;
+    let mount = Mount::new(settings.runner_mode, image_volumes(&client).await);
+    let scopes: Vec<Option<String>> = match settings.namespaces.as_slice() {
+        [] => vec![None],
+        names => names.iter().cloned().map(Some).collect(),
+    };
+    let memory = Memory::default();
+    let (moved, mut moved_pipelines) = mpsc::unbounded_channel();
+    let context = Arc::new(Context { client, settings, metrics, keys, events, memory: memory.clone(), mount, pipelines: moved });
+    let mut runs: HashMap<Option<String>, UnboundedSender<ObjectRef<PipelineRun>>> = HashMap::new();
+    let mut pipelines: HashMap<Option<String>, UnboundedSender<ObjectRef<Pipeline>>> = HashMap::new();
+    let mut controllers = Vec::new();
+    for scope in scopes {
+        let (run_sender, run_receiver) = mpsc::unbounded_channel();
+        let (pipeline_sender, pipeline_receiver) = mpsc::unbounded_channel();
+        runs.insert(scope.clone(), run_sender);
+        pipelines.insert(scope.clone(), pipeline_sender);
+        let (context, readiness) = (Arc::clone(&context), readiness.clone());
+        let (run_shutdown, pipeline_shutdown) = (shutdown.clone(), shutdown.clone());
+        controllers.push(tokio::spawn(pipeline_run::run(
+            Arc::clone(&context),
+            scope.clone(),
+            run_receiver,
+            readiness.clone(),
+            async move { run_shutdown.cancelled().await },
+        )));
+        controllers.push(tokio::spawn(pipeline::run(context, scope, pipeline_receiver, readiness, async move {
+            pipeline_shutdown.cancelled().await;
+        })));
+    }
+    let forward = async {
+        while let Some(object) = moved_pipelines.recv().await {
+            if let Some(sender) = scoped(&pipelines, object.namespace.as_deref()) {
+                sender.send(object).ok();
+            }
+        }
+    };
+    tokio::select! {
+        results = join_all(controllers) => {
+            for error in results.into_iter().filter_map(Result::err) {
+                tracing::error!(error = %error, "a controller ended by itself");
+            }
+        }
+        () = forward => {}
+        () = deliver(reports, &memory, &runs) => {}
+    }
+}
+
+/// The channel of the controller that watches a namespace.
+fn scoped<'a, T>(channels: &'a HashMap<Option<String>, T>, namespace: Option<&str>) -> Option<&'a T> {
+    channels.get(&None).or_else(|| channels.get(&namespace.map(str::to_owned)))
+}
+
+/// Brings early reports into memory, and their runs to attention.
+async fn deliver(
+    mut reports: Receiver<EarlyReport>,
+    memory: &Memory,
+    runs: &HashMap<Option<String>, UnboundedSender<ObjectRef<PipelineRun>>>,
+) {
+    while let Some(early) = reports.recv().await {
+        let EarlyReport { namespace, run, run_uid, stage, attempt, report } = early;
+        let Some(known) = memory.known(&run_uid) else {
+            tracing::debug!(%namespace, %run, %stage, attempt, "a report of a run that is not active");
+            continue;
+        };
+        if lock(&known).report(&stage, attempt, report)
+            && let Some(sender) = scoped(runs, Some(&namespace))
+        {
+            sender.send(ObjectRef::new(&run).within(&namespace)).ok();
+        }
+    }
+    // The endpoint is gone: early reports are only a hint, so the controllers go on.
+    futures::future::pending::<()>().await;
+}
+
+/// Whether the API server is new enough for image volumes. When it does not say, they are tried.
+async fn image_volumes(client: &Client) -> bool {
+    let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().ok();
+    match client.apiserver_version().await {
+        Ok(version) => match (number(&version.major), number(&version.minor)) {
+            (Some(major), Some(minor)) => (major, minor) >= IMAGE_VOLUMES_SINCE,
+            _ => true,
+        },
+        Err(error) => {
+            tracing::debug!(error = %error, "the API server does not say its version");
+            true
+        }
+    }
+}

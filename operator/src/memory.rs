@@ -1,0 +1,185 @@
+//! What the operator remembers of active runs. All of it can be lost: it is read again from the API server.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::reflector::ObjectRef;
+use serde_json::{Map, Value};
+use step_protocol::StepReport;
+use trainyard_crds::v1alpha1::PipelineRun;
+use trainyard_planner::{Attempt, AttemptState, Graph, Observed};
+
+use crate::pipeline_run::observe::{self, Observation};
+
+/// One run.
+#[derive(Default)]
+pub(crate) struct RunMemory {
+    /// The newest version of the run that the API server has shown us, also as an answer to our own writes.
+    pub(crate) latest: Option<Arc<PipelineRun>>,
+    /// The frozen pipeline and the parameters.
+    pub(crate) frozen: Option<Arc<Frozen>>,
+    /// What is observed of its Pods.
+    pub(crate) observed: Observed,
+    /// When its status was written last.
+    pub(crate) written: Option<Instant>,
+    /// Namespace and name.
+    pub(crate) object: Option<ObjectRef<PipelineRun>>,
+    /// Pods seen in the listing that is going on.
+    listed: HashSet<(String, u32)>,
+}
+
+/// What stays the same for a run once it is accepted.
+pub(crate) struct Frozen {
+    pub(crate) graph: Arc<Graph>,
+    pub(crate) params: Map<String, Value>,
+}
+
+impl RunMemory {
+    /// Takes in an attempt. What has been seen to succeed stays so: the kubelet says the same later than the runner.
+    pub(crate) fn observe(&mut self, observation: Observation) {
+        let Observation { stage, mut attempt, run, .. } = observation;
+        self.object = Some(run);
+        if let Some(known) = self.observed.attempt(&stage, attempt.number)
+            && known.uid == attempt.uid
+            && matches!(&known.state, AttemptState::Ended(ended) if ended.committed.is_some())
+        {
+            attempt.state = known.state.clone();
+        }
+        self.observed.insert(&stage, attempt);
+    }
+
+    /// Takes in an early report. Returns whether it is news.
+    pub(crate) fn report(&mut self, stage: &str, number: u32, report: StepReport) -> bool {
+        let Some(attempt) = self.observed.attempt_mut(stage, number) else { return false };
+        if matches!(attempt.state, AttemptState::Ended(_)) {
+            return false;
+        }
+        attempt.state = AttemptState::Ended(observe::committed(report));
+        true
+    }
+}
+
+/// All active runs, by UID.
+#[derive(Clone, Default)]
+pub struct Memory {
+    runs: Arc<Mutex<HashMap<String, Arc<Mutex<RunMemory>>>>>,
+}
+
+/// A lock that is held for a moment and never across an await. A panic elsewhere leaves data that is read again anyway.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Memory {
+    /// The memory of a run, new if need be.
+    pub(crate) fn run(&self, uid: &str) -> Arc<Mutex<RunMemory>> {
+        Arc::clone(lock(&self.runs).entry(uid.to_owned()).or_default())
+    }
+
+    /// The memory of a run, if there is one.
+    pub(crate) fn known(&self, uid: &str) -> Option<Arc<Mutex<RunMemory>>> {
+        lock(&self.runs).get(uid).cloned()
+    }
+
+    /// Forgets a run.
+    pub(crate) fn forget(&self, uid: &str) {
+        lock(&self.runs).remove(uid);
+    }
+
+    /// Forgets every run that is not among these.
+    pub(crate) fn retain(&self, uids: &HashSet<String>) {
+        lock(&self.runs).retain(|uid, _| uids.contains(uid));
+    }
+
+    /// The newest version of every run that is remembered.
+    pub(crate) fn runs(&self) -> Vec<Arc<PipelineRun>> {
+        let runs: Vec<_> = lock(&self.runs).values().cloned().collect();
+        runs.iter().filter_map(|run| lock(run).latest.clone()).collect()
+    }
+
+    /// Forgets what Pods told of a run that is not watched.
+    pub(crate) fn forget_unknown(&self, object: &ObjectRef<PipelineRun>) {
+        lock(&self.runs).retain(|_, run| {
+            let run = lock(run);
+            run.latest.is_some() || run.object.as_ref() != Some(object)
+        });
+    }
+
+    /// How many runs are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        lock(&self.runs).len()
+    }
+
+    /// Whether no run is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A Pod was seen. Returns its run.
+    pub(crate) fn pod_seen(&self, pod: &Pod, listing: bool) -> Option<ObjectRef<PipelineRun>> {
+        let observation = observe::observe(pod)?;
+        let object = observation.run.clone();
+        let run = self.run(&observation.run_uid);
+        let mut run = lock(&run);
+        if listing {
+            run.listed.insert((observation.stage.clone(), observation.attempt.number));
+        }
+        run.observe(observation);
+        Some(object)
+    }
+
+    /// A Pod was deleted: its last words count, else its absence will be confirmed by a live read.
+    pub(crate) fn pod_deleted(&self, pod: &Pod) -> Option<ObjectRef<PipelineRun>> {
+        let observation = observe::observe(pod)?;
+        let object = observation.run.clone();
+        let run = self.run(&observation.run_uid);
+        let mut run = lock(&run);
+        let known = run.observed.attempt(&observation.stage, observation.attempt.number);
+        let said = |attempt: &Attempt| matches!(attempt.state, AttemptState::Ended(_));
+        if known.is_some_and(|known| known.uid != observation.attempt.uid) {
+            return Some(object);
+        }
+        if said(&observation.attempt) || known.is_some_and(said) {
+            run.observe(observation);
+        } else {
+            run.observed.remove(&observation.stage, observation.attempt.number);
+        }
+        Some(object)
+    }
+
+    /// A listing of Pods begins.
+    pub(crate) fn listing(&self) {
+        for run in lock(&self.runs).values() {
+            lock(run).listed.clear();
+        }
+    }
+
+    /// A listing of Pods is complete: attempts that it did not show and that have not ended are asked for again. Returns the runs
+    /// that this concerns.
+    pub(crate) fn listed(&self) -> Vec<ObjectRef<PipelineRun>> {
+        let mut concerned = Vec::new();
+        for run in lock(&self.runs).values() {
+            let mut run = lock(run);
+            let listed = std::mem::take(&mut run.listed);
+            let missing: Vec<(String, u32)> = run
+                .observed
+                .iter()
+                .filter(|(stage, attempt)| {
+                    !matches!(attempt.state, AttemptState::Ended(_)) && !listed.contains(&((*stage).to_owned(), attempt.number))
+                })
+                .map(|(stage, attempt)| (stage.to_owned(), attempt.number))
+                .collect();
+            if !missing.is_empty() {
+                concerned.extend(run.object.clone());
+            }
+            for (stage, number) in missing {
+                run.observed.remove(&stage, number);
+            }
+        }
+        concerned
+    }
+}

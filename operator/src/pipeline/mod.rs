@@ -1,0 +1,123 @@
+//! Pipelines: is it in order, and what became of its runs. A Pipeline does nothing by itself.
+
+mod report;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{self, Action, Controller};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::{WatchStreamExt, reflector, watcher};
+use kube::{Api, Resource, ResourceExt};
+use tokio::sync::mpsc::UnboundedReceiver;
+use trainyard_crds::v1alpha1::{Pipeline, PipelineRun};
+use trainyard_planner::Graph;
+
+use crate::apply::{WriteError, Writer};
+use crate::context::Context;
+use crate::health::Readiness;
+use crate::status_patch;
+
+/// A dead watch is noticed after this many seconds and a few more.
+const WATCH_SECONDS: u32 = 55;
+/// A Pipeline that could not be looked at to the end is tried again after this time.
+const AGAIN: Duration = Duration::from_secs(5);
+
+type Guarded = DeserializeGuard<Pipeline>;
+
+/// Watches the Pipelines of one namespace, or of all, until the shutdown.
+pub(crate) async fn run(
+    context: Arc<Context>,
+    namespace: Option<String>,
+    moved: UnboundedReceiver<ObjectRef<Pipeline>>,
+    readiness: Readiness,
+    shutdown: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let client = context.client.clone();
+    let pipelines: Api<Guarded> = match &namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    };
+    let watched = readiness.watch(&format!("pipelines in {}", namespace.as_deref().unwrap_or("all namespaces")));
+    let (reader, writer) = reflector::store::<Guarded>();
+    let stream = watcher(pipelines, watcher::Config::default().timeout(WATCH_SECONDS))
+        .default_backoff()
+        .modify(|pipeline| pipeline.meta_mut().managed_fields = None)
+        .inspect(move |event| {
+            if matches!(event, Ok(watcher::Event::InitDone)) {
+                watched.done();
+            }
+        })
+        .reflect(writer)
+        .applied_objects();
+    Controller::for_stream(stream, reader)
+        .with_config(controller::Config::default().concurrency(4))
+        .reconcile_on(
+            crate::pipeline_run::received(moved)
+                .map(|object| ObjectRef::new(&object.name).within(object.namespace.as_deref().unwrap_or_default())),
+        )
+        .graceful_shutdown_on(shutdown)
+        .run(
+            reconcile,
+            |pipeline, error, _| {
+                let name = format!("{}/{}", pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+                match error {
+                    WriteError::Conflict(_) | WriteError::Gone(_) => tracing::debug!(pipeline = %name, error = %error, "looking again"),
+                    WriteError::Api { .. } => tracing::warn!(pipeline = %name, error = %error, "trying again"),
+                }
+                Action::requeue(AGAIN)
+            },
+            context,
+        )
+        .for_each(|_| futures::future::ready(()))
+        .await;
+}
+
+async fn reconcile(pipeline: Arc<Guarded>, context: Arc<Context>) -> Result<Action, WriteError> {
+    let started = std::time::Instant::now();
+    let result = look(&pipeline, &context).await;
+    context.metrics.reconciled("pipeline", started.elapsed(), result.is_err().then_some("api"));
+    result
+}
+
+async fn look(pipeline: &Guarded, context: &Context) -> Result<Action, WriteError> {
+    let pipeline = match &pipeline.0 {
+        Ok(pipeline) => pipeline,
+        Err(invalid) => {
+            tracing::warn!(error = %invalid.error, "the Pipeline cannot be read: it was written by another version, or its status was edited");
+            context.events.unreadable(&invalid.metadata, &invalid.error).await;
+            return Ok(Action::requeue(AGAIN * 12));
+        }
+    };
+    if pipeline.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let namespace = pipeline.namespace().unwrap_or_default();
+    let graph = Graph::new(&pipeline.spec, context.settings.default_store.as_ref());
+    let runs = active_runs(context, &namespace, &pipeline.name_any()).await?;
+    let prior = pipeline.status.clone().unwrap_or_default();
+    let status = report::status(&prior, pipeline.metadata.generation.unwrap_or_default(), &graph, &runs, Timestamp::now());
+    if status != prior
+        && let Ok(value) = serde_json::to_value(&status)
+    {
+        let patch = status_patch::whole_patch(&pipeline.resource_version().unwrap_or_default(), value);
+        Writer::new(context.client.clone()).patch_pipeline_status(pipeline, patch).await?;
+    }
+    Ok(Action::await_change())
+}
+
+/// The runs of a Pipeline that have not left the watch, by name.
+async fn active_runs(context: &Context, namespace: &str, pipeline: &str) -> Result<BTreeMap<String, PipelineRun>, WriteError> {
+    Ok(context
+        .memory
+        .runs()
+        .into_iter()
+        .filter(|run| run.namespace().as_deref() == Some(namespace))
+        .filter(|run| run.status.as_ref().is_some_and(|status| status.pipeline == pipeline))
+        .map(|run| (run.name_any(), (*run).clone()))
+        .collect())
+}

@@ -1,0 +1,222 @@
+//! A new run is frozen, or refused with a reason.
+
+use std::sync::{Arc, Mutex};
+
+use jiff::Timestamp;
+use kube::{Resource, ResourceExt};
+use serde::{Deserialize, Serialize};
+use trainyard_crds::condition::Reason;
+use trainyard_crds::names;
+use trainyard_crds::v1alpha1::{CachedFrom, PipelineRun, PipelineRunStatus, PipelineSpec, RerunStages, Resolved, StageStatus};
+use trainyard_planner::{Graph, SpecProblem, initial, params_digest, resolve_params, reuse};
+
+use super::RunError;
+use crate::apply::Writer;
+use crate::context::Context;
+use crate::memory::{Frozen, RunMemory, lock};
+
+/// Whether a run can go on.
+pub(super) enum Accepted {
+    /// With this pipeline; for a new run also its first status.
+    Yes { frozen: Arc<Frozen>, first: Option<Box<PipelineRunStatus>> },
+    /// It has failed for this reason.
+    No(Reason, String),
+}
+
+/// What a ControllerRevision keeps: the pipeline as it was when the run was accepted, and the store that it got.
+#[derive(Serialize, Deserialize)]
+struct Revision {
+    pipeline: String,
+    spec: PipelineSpec,
+}
+
+/// The frozen pipeline of a run that was accepted before, or the first status of one that is accepted now.
+pub(super) async fn accept(
+    context: &Context,
+    memory: &Mutex<RunMemory>,
+    run: &PipelineRun,
+    now: Timestamp,
+) -> Result<Accepted, RunError> {
+    let status = run.status.as_ref().filter(|status| !status.stages.is_empty());
+    let frozen = lock(memory).frozen.clone();
+    match (frozen, status) {
+        (Some(frozen), Some(_)) => Ok(Accepted::Yes { frozen, first: None }),
+        (_, Some(status)) => recover(context, memory, run, status).await,
+        (_, None) => first(context, memory, run, now).await,
+    }
+}
+
+/// A run that was accepted before this process began: its revision says as what.
+async fn recover(
+    context: &Context,
+    memory: &Mutex<RunMemory>,
+    run: &PipelineRun,
+    status: &PipelineRunStatus,
+) -> Result<Accepted, RunError> {
+    let writer = Writer::new(context.client.clone());
+    let namespace = run.namespace().unwrap_or_default();
+    let Some((_, spec)) = read(&writer, &namespace, &status.revision).await? else {
+        let message = format!("ControllerRevision {} is gone, which kept the pipeline of this run: create another run", status.revision);
+        return Ok(Accepted::No(Reason::PipelineNotFound, message));
+    };
+    let given = given_params(&writer, run).await?;
+    let frozen = match freeze(&spec, &given) {
+        Ok(frozen) => frozen,
+        Err(problem) => return Ok(Accepted::No(problem.reason, problem.to_string())),
+    };
+    let accepted_as = status.resolved.as_ref().map(|resolved| resolved.params_digest.as_str()).unwrap_or_default();
+    if params_digest(&frozen.params) != accepted_as {
+        let message = "spec.params was edited after the run had been accepted: create another run";
+        return Ok(Accepted::No(Reason::ParametersChanged, message.into()));
+    }
+    let frozen = Arc::new(frozen);
+    lock(memory).frozen = Some(Arc::clone(&frozen));
+    Ok(Accepted::Yes { frozen, first: None })
+}
+
+/// A run's own parameters, or those of the run that it repeats where it names no pipeline.
+async fn given_params(writer: &Writer, run: &PipelineRun) -> Result<std::collections::BTreeMap<String, serde_json::Value>, RunError> {
+    let mut given = run.spec.params.clone();
+    let mut current = run.clone();
+    // A rerun of a rerun of a run: bounded, since each is older than the one before.
+    for _ in 0..32 {
+        let repeats = current.spec.pipeline.is_none() && current.spec.pipeline_ref.is_none();
+        let (true, Some(rerun)) = (repeats, &current.spec.rerun) else { break };
+        let namespace = run.namespace().unwrap_or_default();
+        let Some(source) = writer.read_run(&namespace, &rerun.of).await? else { break };
+        for (name, value) in &source.spec.params {
+            given.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        current = source;
+    }
+    Ok(given)
+}
+
+async fn first(context: &Context, memory: &Mutex<RunMemory>, run: &PipelineRun, now: Timestamp) -> Result<Accepted, RunError> {
+    let writer = Writer::new(context.client.clone());
+    let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
+    let source = match &run.spec.rerun {
+        Some(rerun) => match writer.read_run(&namespace, &rerun.of).await? {
+            Some(source) if ended(&source) => Some(source),
+            Some(_) => {
+                let message = format!("run {} has not ended: wait for it, or cancel it with spec.state", rerun.of);
+                return Ok(Accepted::No(Reason::RerunSourceUnavailable, message));
+            }
+            None => {
+                let message = format!("there is no run {} in namespace {namespace} to build on", rerun.of);
+                return Ok(Accepted::No(Reason::RerunSourceUnavailable, message));
+            }
+        },
+        None => None,
+    };
+    let (pipeline, mut spec) = match definition(&writer, run, source.as_ref(), &namespace, &name).await? {
+        Ok(definition) => definition,
+        Err((reason, message)) => return Ok(Accepted::No(reason, message)),
+    };
+    if spec.store.is_none() {
+        spec.store.clone_from(&context.settings.default_store);
+    }
+    let given = given_params(&writer, run).await?;
+    let frozen = match freeze(&spec, &given) {
+        Ok(frozen) => frozen,
+        Err(problem) => return Ok(Accepted::No(problem.reason, problem.to_string())),
+    };
+    let taken_over = match &source {
+        Some(source) if run.spec.rerun.as_ref().is_some_and(|rerun| rerun.stages.unwrap_or_default() == RerunStages::Failed) => {
+            taken_over(&writer, &frozen, source, &namespace).await?
+        }
+        Some(_) | None => Vec::new(),
+    };
+    let canonical = serde_json::to_string(&spec).map_err(|error| RunError::Internal(error.to_string()))?;
+    let revision = names::revision(&pipeline, &canonical);
+    let mut owner = run.owner_ref(&()).unwrap_or_default();
+    owner.block_owner_deletion = Some(false);
+    writer.keep_revision(&namespace, &revision, &Revision { pipeline: pipeline.clone(), spec }, &owner).await?;
+    let resolved = Resolved {
+        artifacts: artifacts(&frozen, &namespace, &pipeline, run),
+        params_digest: params_digest(&frozen.params),
+        service_account_name: run.spec.service_account_name.clone().unwrap_or_else(|| "default".into()),
+    };
+    let first = initial(&frozen.graph, &pipeline, &revision, resolved, taken_over, now);
+    let frozen = Arc::new(frozen);
+    lock(memory).frozen = Some(Arc::clone(&frozen));
+    Ok(Accepted::Yes { frozen, first: Some(Box::new(first)) })
+}
+
+fn ended(run: &PipelineRun) -> bool {
+    run.status.as_ref().and_then(|status| status.phase).is_some_and(trainyard_crds::v1alpha1::RunPhase::is_terminal)
+}
+
+/// Prefix of a run's artifacts, for people.
+fn artifacts(frozen: &Frozen, namespace: &str, pipeline: &str, run: &PipelineRun) -> String {
+    let store = frozen.graph.store();
+    let base = match (&store.uri, &store.volume) {
+        (Some(uri), _) => uri.trim_end_matches('/').to_owned(),
+        (None, Some(volume)) => format!("volume:{}/{}", volume.claim_name, volume.sub_path.as_deref().unwrap_or_default().trim_matches('/')),
+        (None, None) => String::new(),
+    };
+    format!("{}/{namespace}/{pipeline}/{}.{}/", base.trim_end_matches('/'), run.name_any(), run.uid().unwrap_or_default())
+}
+
+type Refusal = (Reason, String);
+
+/// The pipeline that a run names, holds or repeats.
+async fn definition(
+    writer: &Writer,
+    run: &PipelineRun,
+    source: Option<&PipelineRun>,
+    namespace: &str,
+    name: &str,
+) -> Result<Result<(String, PipelineSpec), Refusal>, RunError> {
+    if let Some(spec) = &run.spec.pipeline {
+        return Ok(Ok((name.to_owned(), spec.clone())));
+    }
+    if let Some(reference) = &run.spec.pipeline_ref {
+        return Ok(match writer.read_pipeline(namespace, &reference.name).await? {
+            Some(pipeline) => Ok((reference.name.clone(), pipeline.spec)),
+            None => Err((
+                Reason::PipelineNotFound,
+                format!("there is no Pipeline {} in namespace {namespace}: apply it, then create the run again", reference.name),
+            )),
+        });
+    }
+    let Some(status) = source.and_then(|source| source.status.as_ref()) else {
+        return Ok(Err((Reason::InvalidPipeline, "the run names no pipeline: set spec.pipelineRef, spec.pipeline or spec.rerun".into())));
+    };
+    Ok(match read(writer, namespace, &status.revision).await? {
+        Some(found) => Ok(found),
+        None => Err((
+            Reason::RerunSourceUnavailable,
+            format!("run {} was never accepted, so there is nothing to build on: set spec.pipelineRef", source.map(ResourceExt::name_any).unwrap_or_default()),
+        )),
+    })
+}
+
+async fn read(writer: &Writer, namespace: &str, revision: &str) -> Result<Option<(String, PipelineSpec)>, RunError> {
+    if revision.is_empty() {
+        return Ok(None);
+    }
+    let Some(data) = writer.read_revision(namespace, revision).await? else { return Ok(None) };
+    let revision: Revision = serde_json::from_value(data)
+        .map_err(|error| RunError::Internal(format!("ControllerRevision {namespace}/{revision} is not a pipeline: {error}")))?;
+    Ok(Some((revision.pipeline, revision.spec)))
+}
+
+fn freeze(
+    spec: &PipelineSpec,
+    given: &std::collections::BTreeMap<String, serde_json::Value>,
+) -> Result<Frozen, SpecProblem> {
+    let graph = Graph::new(spec, None)?;
+    let params = resolve_params(&spec.params, given)?;
+    Ok(Frozen { graph: Arc::new(graph), params })
+}
+
+/// The rows that a rerun takes over.
+async fn taken_over(writer: &Writer, frozen: &Frozen, source: &PipelineRun, namespace: &str) -> Result<Vec<Option<StageStatus>>, RunError> {
+    let Some(status) = &source.status else { return Ok(Vec::new()) };
+    let Some((pipeline, spec)) = read(writer, namespace, &status.revision).await? else { return Ok(Vec::new()) };
+    let given = given_params(writer, source).await?;
+    let Ok(earlier) = freeze(&spec, &given) else { return Ok(Vec::new()) };
+    let from = CachedFrom { run: source.name_any(), uid: source.uid().unwrap_or_default(), pipeline };
+    Ok(reuse(&frozen.graph, &frozen.params, &earlier.graph, &earlier.params, &status.stages, &from))
+}

@@ -1,0 +1,287 @@
+//! Plan, act, write, until it is quiet.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::controller::Action as Requeue;
+use kube::runtime::reflector::ObjectRef;
+use trainyard_crds::condition::Reason;
+use trainyard_crds::v1alpha1::{PipelineRun, PipelineRunStatus, StagePhase, StageStatus};
+use trainyard_planner::{Action, Note, Plan, Run, plan, refused};
+
+use super::accept::{Accepted, accept};
+use super::build::Request;
+use super::{LIVENESS, RunError, finish, launch, observe};
+use crate::apply::{WriteError, Writer};
+use crate::context::Context;
+use crate::memory::{Frozen, RunMemory, lock};
+use crate::status_patch;
+
+/// At least this long between two writes of a run's status that nothing waits for.
+const COALESCE: Duration = Duration::from_millis(200);
+/// A run that plans more often than this in one go is looked at again later, so that others have their turn.
+const ROUNDS: usize = 16;
+/// Most bytes of a status: below what an object may hold, with room to say that it is too large.
+const STATUS_LIMIT: usize = 768 * 1024;
+
+/// Looks at a run until there is nothing more to do now.
+pub(super) async fn drive(context: &Context, memory: &Mutex<RunMemory>, run: Arc<PipelineRun>) -> Result<Requeue, RunError> {
+    let phase = run.status.as_ref().and_then(|status| status.phase);
+    if phase.is_some_and(trainyard_crds::v1alpha1::RunPhase::is_terminal) {
+        return finish::finish(context, &run).await;
+    }
+    let now = Timestamp::now();
+    let frozen = match accept(context, memory, &run, now).await? {
+        Accepted::Yes { frozen, first: None } => frozen,
+        Accepted::Yes { frozen, first: Some(first) } => {
+            // What the run is must be on record before the first Pod exists.
+            let driver = Driver { context, memory, frozen: &frozen };
+            let patch = status_patch::run_patch(&version(&run), None, &first, &[]).map_err(json)?;
+            driver.write(&run, patch).await?;
+            frozen
+        }
+        Accepted::No(reason, message) => return refuse(context, memory, &run, reason, &message, now).await,
+    };
+    let driver = Driver { context, memory, frozen: &frozen };
+    for _ in 0..ROUNDS {
+        let Some(current) = lock(memory).latest.clone() else { break };
+        if current.status.as_ref().and_then(|status| status.phase).is_some_and(trainyard_crds::v1alpha1::RunPhase::is_terminal) {
+            return finish::finish(context, &current).await;
+        }
+        match driver.round(&current).await? {
+            Round::Again => {}
+            Round::Quiet(wait) => return Ok(Requeue::requeue(wait.min(LIVENESS))),
+        }
+    }
+    Ok(Requeue::requeue(Duration::from_millis(1)))
+}
+
+fn version(run: &PipelineRun) -> String {
+    run.resource_version().unwrap_or_default()
+}
+
+fn json(error: serde_json::Error) -> RunError {
+    RunError::Internal(error.to_string())
+}
+
+/// Ends a run that cannot go on for a reason of its own.
+async fn refuse(
+    context: &Context,
+    memory: &Mutex<RunMemory>,
+    run: &PipelineRun,
+    reason: Reason,
+    message: &str,
+    now: Timestamp,
+) -> Result<Requeue, RunError> {
+    let prior = run.status.clone().unwrap_or_default();
+    let mut status = refused(&prior, run.metadata.generation.unwrap_or_default(), reason, message, now);
+    if status.pipeline.is_empty() {
+        status.pipeline = run.spec.pipeline_ref.as_ref().map_or_else(|| run.name_any(), |reference| reference.name.clone());
+    }
+    let patch = status_patch::whole_patch(&version(run), serde_json::to_value(&status).map_err(json)?);
+    let written = Arc::new(Writer::new(context.client.clone()).patch_run_status(run, patch).await?);
+    lock(memory).latest = Some(Arc::clone(&written));
+    tracing::info!(reason = reason.as_str(), message, "the run cannot go on");
+    let note = Note { kind: trainyard_planner::NoteKind::Warning, reason: "Failed", message: message.to_owned() };
+    context.events.note(&written, &note).await;
+    finish::finish(context, &written).await
+}
+
+enum Round {
+    /// Something was done: plan again.
+    Again,
+    /// Nothing to do for so long.
+    Quiet(Duration),
+}
+
+struct Driver<'a> {
+    context: &'a Context,
+    memory: &'a Mutex<RunMemory>,
+    frozen: &'a Frozen,
+}
+
+impl Driver<'_> {
+    async fn round(&self, object: &PipelineRun) -> Result<Round, RunError> {
+        let (namespace, name, uid) = (object.namespace().unwrap_or_default(), object.name_any(), object.uid().unwrap_or_default());
+        let status = object.status.clone().unwrap_or_default();
+        let run = Run {
+            namespace: &namespace,
+            name: &name,
+            uid: &uid,
+            pipeline: &status.pipeline,
+            generation: object.metadata.generation.unwrap_or_default(),
+            params: &self.frozen.params,
+            state: object.spec.state.unwrap_or_default(),
+            suspend: object.spec.suspend.unwrap_or(false),
+            status: &status,
+        };
+        let now = Timestamp::now();
+        let plan = plan(&self.frozen.graph, &run, &lock(self.memory).observed, now);
+        if !self.act(object, &run, &plan, now).await? {
+            return Ok(Round::Again);
+        }
+        if !plan.changes(&status) {
+            return Ok(Round::Quiet(until(plan.requeue_at, now)));
+        }
+        if !urgent(&status, &plan)
+            && let Some(rest) = self.rest()
+        {
+            return Ok(Round::Quiet(rest.min(until(plan.requeue_at, now))));
+        }
+        self.record(object, &status, plan).await?;
+        Ok(Round::Again)
+    }
+
+    /// Performs a plan's actions. Returns whether the plan still stands.
+    async fn act(&self, object: &PipelineRun, run: &Run<'_>, plan: &Plan, now: Timestamp) -> Result<bool, RunError> {
+        let mut requests = Vec::new();
+        let mut stands = true;
+        let needs_rows = plan.actions.iter().any(|action| matches!(action, Action::Launch { .. }));
+        let rows: Vec<StageStatus> = if needs_rows { plan.status(run.status).stages } else { Vec::new() };
+        let keys: Vec<String> = plan
+            .actions
+            .iter()
+            .map(|action| match action {
+                Action::Launch { node, attempt } if self.context.settings.report_url.is_some() => {
+                    self.context.keys.derive(run.uid, self.stage(*node), *attempt)
+                }
+                Action::Launch { .. } | Action::Stop { .. } | Action::Confirm { .. } | Action::Emit(_) => String::new(),
+            })
+            .collect();
+        for (action, key) in plan.actions.iter().zip(&keys) {
+            match action {
+                Action::Launch { node, attempt } => requests.push(Request {
+                    graph: &self.frozen.graph,
+                    object,
+                    run,
+                    rows: &rows,
+                    node: *node,
+                    attempt: *attempt,
+                    mount: self.context.mount.current(),
+                    report_key: (!key.is_empty()).then_some(key.as_str()),
+                }),
+                Action::Stop { node, attempt, pod, uid } => self.stop(run, *node, *attempt, pod, uid).await?,
+                Action::Confirm { node, attempt, pod } => {
+                    self.confirm(run, *node, *attempt, pod).await?;
+                    stands = false;
+                }
+                // Said when the status that it is about is written.
+                Action::Emit(_) => {}
+            }
+        }
+        let created = launch::launch(self.context, self.memory, requests, now).await?;
+        Ok(stands && created)
+    }
+
+    fn stage(&self, node: usize) -> &str {
+        self.frozen.graph.nodes().get(node).map_or("", |node| node.name())
+    }
+
+    async fn stop(&self, run: &Run<'_>, node: usize, attempt: u32, pod: &str, uid: &str) -> Result<(), RunError> {
+        let row = run.status.stages.get(node);
+        if row.is_some_and(|row| row.reason == Reason::ContainerStartFailed.as_str()) && self.context.mount.image_failed() {
+            tracing::warn!(pod, "a container with an image volume could not be made: the runner comes by init container from now on");
+        }
+        Writer::new(self.context.client.clone()).delete_pod(run.namespace, pod, uid).await?;
+        tracing::info!(stage = self.stage(node), attempt, pod, "stopped");
+        let mut memory = lock(self.memory);
+        if let Some(attempt) = memory.observed.attempt_mut(self.stage(node), attempt) {
+            attempt.deleting = true;
+        }
+        Ok(())
+    }
+
+    /// Asks the API server itself (P4): only then is a Pod gone.
+    async fn confirm(&self, run: &Run<'_>, node: usize, attempt: u32, pod: &str) -> Result<(), RunError> {
+        let live = Writer::new(self.context.client.clone()).read_pod(run.namespace, pod).await?;
+        let observation = live.as_ref().and_then(observe::observe).filter(|seen| seen.run_uid == run.uid);
+        let mut memory = lock(self.memory);
+        match observation {
+            Some(observation) => memory.observe(observation),
+            None => memory.observed.confirm_gone(self.stage(node), attempt),
+        }
+        Ok(())
+    }
+
+    /// How long until a status that nothing waits for may be written.
+    fn rest(&self) -> Option<Duration> {
+        let written = lock(self.memory).written?;
+        COALESCE.checked_sub(written.elapsed()).filter(|rest| !rest.is_zero())
+    }
+
+    /// Writes the status that a plan leads to, and tells people.
+    async fn record(&self, object: &PipelineRun, before: &PipelineRunStatus, plan: Plan) -> Result<(), RunError> {
+        let after = plan.status(before);
+        let size = serde_json::to_string(&after).map_err(json)?.len();
+        if size > STATUS_LIMIT {
+            let message = format!("the status would be {size} bytes and {STATUS_LIMIT} are allowed: write less to results and metrics");
+            let now = Timestamp::now();
+            let status = refused(before, object.metadata.generation.unwrap_or_default(), Reason::StatusTooLarge, &message, now);
+            let patch = status_patch::whole_patch(&version(object), serde_json::to_value(&status).map_err(json)?);
+            self.write(object, patch).await?;
+            return Ok(());
+        }
+        let patch = status_patch::run_patch(&version(object), object.status.as_ref(), &after, &plan.rows).map_err(json)?;
+        let written = self.write(object, patch).await?;
+        for (node, row) in &plan.rows {
+            let old = before.stages.get(*node).map(|row| row.phase);
+            if row.phase.is_terminal() && old != Some(row.phase) {
+                tracing::info!(stage = %row.name, attempt = row.attempt, phase = row.phase.as_str(), reason = %row.reason, "stage ended");
+                self.context.metrics.attempt_ended(if row.reason.is_empty() { row.phase.as_str() } else { &row.reason });
+            }
+        }
+        for action in &plan.actions {
+            if let Action::Emit(note) = action {
+                self.context.events.note(&written, note).await;
+            }
+        }
+        if before.phase != after.phase {
+            let phase = after.phase.unwrap_or_default();
+            tracing::info!(phase = phase.as_str(), reason = %after.reason, "run is");
+            self.context.pipelines.send(ObjectRef::new(&after.pipeline).within(&object.namespace().unwrap_or_default())).ok();
+        }
+        Ok(())
+    }
+
+    async fn write(&self, object: &PipelineRun, patch: json_patch::Patch) -> Result<Arc<PipelineRun>, RunError> {
+        let writer = Writer::new(self.context.client.clone());
+        self.context.metrics.status_written("pipelinerun");
+        match writer.patch_run_status(object, patch).await {
+            Ok(written) => {
+                let written = Arc::new(written);
+                let mut memory = lock(self.memory);
+                memory.latest = Some(Arc::clone(&written));
+                memory.written = Some(Instant::now());
+                Ok(written)
+            }
+            Err(WriteError::Conflict(what)) => {
+                // Somebody changed the run: what it is now decides.
+                let live = writer.read_run(&object.namespace().unwrap_or_default(), &object.name_any()).await?;
+                lock(self.memory).latest = live.filter(|live| live.uid() == object.uid()).map(Arc::new);
+                Err(WriteError::Conflict(what).into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Whether something waits for this status: people for a phase or a failure, the next step for the record of this one.
+fn urgent(before: &PipelineRunStatus, plan: &Plan) -> bool {
+    plan.head.phase != before.phase
+        || plan.actions.iter().any(|action| matches!(action, Action::Emit(_)))
+        || plan.rows.iter().any(|(node, row)| {
+            matches!(row.phase, StagePhase::Retrying | StagePhase::Failed | StagePhase::Cancelled)
+                || trainyard_planner::Verdict::class(&row.reason).is_some()
+                || before.stages.get(*node).is_some_and(|old| old.phase == StagePhase::Retrying)
+        })
+}
+
+fn until(at: Option<Timestamp>, now: Timestamp) -> Duration {
+    match at {
+        // A moment more, so that the time has come when it is looked at.
+        Some(at) => Duration::try_from(at.duration_since(now)).unwrap_or_default() + Duration::from_millis(1),
+        None => LIVENESS,
+    }
+}

@@ -1,0 +1,44 @@
+//! What is left to do for an ended run: succeeded Pods go after a while, the run itself after its time to live, and a run that
+//! needs no more work leaves the watch.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::controller::Action as Requeue;
+use trainyard_crds::v1alpha1::{PipelineRun, duration_seconds};
+
+use super::{LIVENESS, RunError};
+use crate::apply::Writer;
+use crate::context::Context;
+
+/// Looks after an ended run.
+pub(super) async fn finish(context: &Context, run: &PipelineRun) -> Result<Requeue, RunError> {
+    let writer = Writer::new(context.client.clone());
+    let now = Timestamp::now();
+    let ended = run.status.as_ref().and_then(|status| status.completion_time.as_ref()).map_or(now, |time| time.0);
+    let age = Duration::try_from(now.duration_since(ended)).unwrap_or_default();
+    let lives = run.spec.ttl.as_deref().and_then(duration_seconds).map(Duration::from_secs);
+    if let Some(lives) = lives
+        && age >= lives
+    {
+        writer.delete_run(run).await?;
+        tracing::info!(ttl_seconds = lives.as_secs(), "deleted: its time to live is over");
+        return Ok(Requeue::await_change());
+    }
+    let pods_live = context.settings.pod_ttl;
+    let pods_go = age >= pods_live;
+    let had_pods = run.status.as_ref().is_some_and(|status| status.stages.iter().any(|row| !row.pod.is_empty()));
+    if pods_go && had_pods && lives.is_none() {
+        writer.delete_succeeded_pods(&run.namespace().unwrap_or_default(), &run.uid().unwrap_or_default()).await?;
+    }
+    match lives {
+        // Such a run goes by itself, with its Pods, and stays in the watch until then.
+        Some(lives) => Ok(Requeue::requeue(lives.saturating_sub(age).min(LIVENESS))),
+        None if pods_go || !had_pods => {
+            writer.label_finished(run).await?;
+            Ok(Requeue::await_change())
+        }
+        None => Ok(Requeue::requeue(pods_live.saturating_sub(age).min(LIVENESS))),
+    }
+}

@@ -1,0 +1,110 @@
+//! Attempts become Pods, and what the API server says to that becomes an observation.
+
+use std::sync::Mutex;
+
+use futures::TryStreamExt;
+use futures::stream::FuturesUnordered;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use trainyard_crds::condition::Reason;
+use trainyard_planner::{Attempt, AttemptState, Blocked, Class, Ended};
+
+use super::RunError;
+use super::build::Request;
+use super::observe;
+use crate::apply::{Created, Writer};
+use crate::context::Context;
+use crate::memory::{RunMemory, lock};
+
+/// Pods of one run that are created at the same time.
+const TOGETHER: usize = 16;
+/// After this long a namespace without quota is asked again.
+const QUOTA_WAIT: SignedDuration = SignedDuration::from_secs(15);
+
+/// Creates the Pods of these attempts. Returns whether all of them exist now; if not, the world has changed and the plan with it.
+pub(super) async fn launch(
+    context: &Context,
+    memory: &Mutex<RunMemory>,
+    requests: Vec<Request<'_>>,
+    now: Timestamp,
+) -> Result<bool, RunError> {
+    let mut pending = FuturesUnordered::new();
+    let mut all = true;
+    for request in requests {
+        if pending.len() == TOGETHER {
+            all &= pending.try_next().await?.unwrap_or(true);
+        }
+        pending.push(create(context, memory, request, now));
+    }
+    while let Some(exists) = pending.try_next().await? {
+        all &= exists;
+    }
+    Ok(all)
+}
+
+async fn create(context: &Context, memory: &Mutex<RunMemory>, request: Request<'_>, now: Timestamp) -> Result<bool, RunError> {
+    let stage = request.graph.nodes()[request.node].name();
+    let name = request.name();
+    let pod = match request.pod(&context.settings) {
+        Ok(pod) => pod,
+        Err(error) => {
+            hopeless(memory, &request, &name, Reason::PodRejected, error.to_string(), now);
+            return Ok(false);
+        }
+    };
+    let writer = Writer::new(context.client.clone());
+    match writer.create_pod(&pod).await? {
+        Created::New(created) => {
+            context.metrics.pod_created();
+            tracing::info!(stage, attempt = request.attempt, pod = %name, "launched");
+            Ok(seen(memory, &created))
+        }
+        Created::Existing(existing) if is_ours(&existing, &request) => Ok(seen(memory, &existing)),
+        Created::Existing(_) => {
+            let message = format!("Pod {name} exists and belongs to somebody else: it is left alone; rename or delete it, then rerun");
+            hopeless(memory, &request, &name, Reason::NameConflict, message, now);
+            Ok(false)
+        }
+        Created::Quota(message) => {
+            let until = now.saturating_add(QUOTA_WAIT).unwrap_or(now);
+            let blocked = Blocked { reason: Reason::QuotaExceeded.as_str().into(), message, until };
+            lock(memory).observed.block(stage, blocked);
+            Ok(false)
+        }
+        Created::Refused(message) => {
+            let message = format!("the API server refuses the Pod: {message}");
+            hopeless(memory, &request, &name, Reason::PodRejected, message, now);
+            Ok(false)
+        }
+    }
+}
+
+fn seen(memory: &Mutex<RunMemory>, pod: &Pod) -> bool {
+    let Some(observation) = observe::observe(pod) else { return false };
+    lock(memory).observe(observation);
+    true
+}
+
+/// Whether a Pod of our name is this attempt: of this run by UID, of this stage and attempt, and made for the same definition.
+fn is_ours(pod: &Pod, request: &Request<'_>) -> bool {
+    observe::observe(pod).is_some_and(|seen| {
+        seen.run_uid == request.run.uid
+            && seen.stage == request.graph.nodes()[request.node].name()
+            && seen.attempt.number == request.attempt
+            && seen.spec_hash == request.spec_hash()
+    })
+}
+
+/// The attempt has failed before it began, and repeating it cannot help.
+fn hopeless(memory: &Mutex<RunMemory>, request: &Request<'_>, pod: &str, reason: Reason, message: String, now: Timestamp) {
+    let ended = Ended { end: Some(now), ..Ended::failure(Class::Fatal, reason.as_str(), message) };
+    let attempt = Attempt {
+        number: request.attempt,
+        pod: pod.to_owned(),
+        uid: String::new(),
+        created: now,
+        deleting: false,
+        state: AttemptState::Ended(ended),
+    };
+    lock(memory).observed.insert(request.graph.nodes()[request.node].name(), attempt);
+}

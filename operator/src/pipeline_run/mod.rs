@@ -1,0 +1,268 @@
+//! Runs: the watches, and which run is looked at when.
+//!
+//! | file | does | needs the client |
+//! |---|---|---|
+//! | `observe` | a Pod as an attempt | no |
+//! | `accept` | a new run is frozen, or refused | yes |
+//! | `drive` | plan, act, write, until it is quiet | yes |
+//! | `launch` | an attempt as a Pod, and what the API server says to it | yes |
+//! | `build` | an attempt as a Pod | no |
+//! | `finish` | what is left to do for an ended run | yes |
+
+mod accept;
+mod build;
+mod drive;
+mod finish;
+mod launch;
+pub(crate) mod observe;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{self, Action, Controller};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Resource, ResourceExt};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::Instrument;
+use trainyard_crds::labels;
+use trainyard_crds::v1alpha1::PipelineRun;
+
+use crate::apply::WriteError;
+use crate::context::Context;
+use crate::health::Readiness;
+use crate::memory::lock;
+
+/// Every active run is looked at again within this time, whatever events were lost.
+const LIVENESS: Duration = Duration::from_secs(60);
+/// A dead watch is noticed after this many seconds and a few more.
+const WATCH_SECONDS: u32 = 55;
+
+/// What keeps a run from being looked at to the end. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// A write, or a live read.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// Something that cannot be, such as a status that is not JSON.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl RunError {
+    /// The label in metrics.
+    const fn category(&self) -> &'static str {
+        match self {
+            Self::Write(WriteError::Conflict(_)) => "conflict",
+            Self::Write(WriteError::Gone(_)) => "gone",
+            Self::Write(WriteError::Api { .. }) => "api",
+            Self::Internal(_) => "internal",
+        }
+    }
+}
+
+type Guarded = DeserializeGuard<PipelineRun>;
+
+/// Watches and drives the runs of one namespace, or of all, until the shutdown.
+pub(crate) async fn run(
+    context: Arc<Context>,
+    namespace: Option<String>,
+    reports: UnboundedReceiver<ObjectRef<PipelineRun>>,
+    readiness: Readiness,
+    shutdown: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let client = context.client.clone();
+    let (runs, pods): (Api<Guarded>, Api<Pod>) = match &namespace {
+        Some(namespace) => (Api::namespaced(client.clone(), namespace), Api::namespaced(client, namespace)),
+        None => (Api::all(client.clone()), Api::all(client)),
+    };
+    let scope = namespace.as_deref().unwrap_or("all namespaces").to_owned();
+    let (runs_watch, pods_watch) = (readiness.watch(&format!("pipelineruns in {scope}")), readiness.watch(&format!("pods in {scope}")));
+    let (reader, writer) = reflector::store::<Guarded>();
+    let active = watcher::Config::default().labels(&format!("{}!={}", labels::FINISHED, labels::FINISHED_TRUE)).timeout(WATCH_SECONDS);
+    let memory = context.memory.clone();
+    let mut listing = HashSet::new();
+    let synced = Arc::new(AtomicBool::new(false));
+    let runs_synced = Arc::clone(&synced);
+    let runs_stream = watcher(runs, active)
+        .default_backoff()
+        .modify(|run| run.meta_mut().managed_fields = None)
+        .inspect_ok(move |event| match event {
+            watcher::Event::Init => listing.clear(),
+            watcher::Event::InitApply(run) => listing.extend(run.uid()),
+            watcher::Event::InitDone => {
+                memory.retain(&listing);
+                runs_synced.store(true, Ordering::Relaxed);
+                runs_watch.done();
+            }
+            watcher::Event::Delete(run) => {
+                if let Some(uid) = run.uid() {
+                    memory.forget(&uid);
+                }
+            }
+            watcher::Event::Apply(_) => {}
+        })
+        .reflect(writer)
+        .applied_objects();
+    let pods = pod_events(pods, Arc::clone(&context), pods_watch, Known { runs: reader.clone(), synced });
+    let failures = Arc::new(Failures::default());
+    let concurrency = context.settings.concurrency;
+    Controller::for_stream(runs_stream, reader)
+        .with_config(controller::Config::default().concurrency(concurrency))
+        .reconcile_on(pods.map(guarded))
+        .reconcile_on(received(reports).map(guarded))
+        .graceful_shutdown_on(shutdown)
+        .run(
+            move |run, context| reconcile(run, context),
+            move |run, error, _| retry(&run, error, &failures),
+            context,
+        )
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                match &error {
+                    // Logged where it happened, or nothing to say: the run went while its event was on the way.
+                    controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_) => {}
+                    controller::Error::QueueError(_) | controller::Error::RunnerError(_) => {
+                        tracing::warn!(error = %error, "watching runs");
+                    }
+                }
+            }
+        })
+        .await;
+}
+
+/// What arrives on a channel, as a stream.
+pub(crate) fn received<T>(mut channel: UnboundedReceiver<T>) -> impl Stream<Item = T> {
+    futures::stream::poll_fn(move |context| channel.poll_recv(context))
+}
+
+fn guarded(object: ObjectRef<PipelineRun>) -> ObjectRef<Guarded> {
+    ObjectRef::new(&object.name).within(object.namespace.as_deref().unwrap_or_default())
+}
+
+/// Takes every Pod of ours into memory, and says whose run it moves.
+fn pod_events(
+    pods: Api<Pod>,
+    context: Arc<Context>,
+    readiness: crate::health::WatchReadiness,
+    known: Known,
+) -> impl Stream<Item = ObjectRef<PipelineRun>> + Send {
+    let config = watcher::Config::default().labels(labels::RUN_UID).timeout(WATCH_SECONDS);
+    watcher(pods, config)
+        .default_backoff()
+        .inspect_err(|error| tracing::warn!(error = %error, "watching Pods"))
+        .filter_map(move |event| {
+            let memory = &context.memory;
+            let touched = match event {
+                Err(_) => Vec::new(),
+                Ok(watcher::Event::Init) => {
+                    memory.listing();
+                    Vec::new()
+                }
+                Ok(watcher::Event::InitApply(pod)) => memory.pod_seen(&pod, true).into_iter().collect(),
+                Ok(watcher::Event::Apply(pod)) => memory.pod_seen(&pod, false).into_iter().collect(),
+                Ok(watcher::Event::Delete(pod)) => memory.pod_deleted(&pod).into_iter().collect::<Vec<_>>(),
+                Ok(watcher::Event::InitDone) => {
+                    readiness.done();
+                    memory.listed()
+                }
+            };
+            // Pods of finished runs outlive their run's place in the watch: nothing is remembered of them.
+            let moved: Vec<_> = touched.into_iter().filter(|object| known.run(object, &context)).collect();
+            futures::future::ready((!moved.is_empty()).then(|| futures::stream::iter(moved)))
+        })
+        .flatten()
+}
+
+/// Which runs are watched.
+struct Known {
+    runs: reflector::Store<Guarded>,
+    synced: Arc<AtomicBool>,
+}
+
+impl Known {
+    /// Whether a Pod's run is watched. Before all runs are listed, what their Pods tell is kept.
+    fn run(&self, object: &ObjectRef<PipelineRun>, context: &Context) -> bool {
+        if self.runs.get(&guarded(object.clone())).is_some() {
+            return true;
+        }
+        if self.synced.load(Ordering::Relaxed) {
+            context.memory.forget_unknown(object);
+        }
+        false
+    }
+}
+
+/// One look at one run.
+async fn reconcile(run: Arc<Guarded>, context: Arc<Context>) -> Result<Action, RunError> {
+    let started = std::time::Instant::now();
+    let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
+    let span = tracing::info_span!("run", run = %name, namespace = %namespace);
+    let result = look(&run, &context).instrument(span).await;
+    context.metrics.reconciled("pipelinerun", started.elapsed(), result.as_ref().err().map(RunError::category));
+    result
+}
+
+async fn look(run: &Guarded, context: &Context) -> Result<Action, RunError> {
+    let cached = match &run.0 {
+        Ok(run) => run,
+        Err(invalid) => {
+            tracing::warn!(error = %invalid.error, "the run cannot be read: it was written by another version, or its status was edited");
+            context.events.unreadable(&invalid.metadata, &invalid.error).await;
+            return Ok(Action::requeue(LIVENESS));
+        }
+    };
+    let uid = cached.uid().unwrap_or_default();
+    if cached.metadata.deletion_timestamp.is_some() {
+        context.memory.forget(&uid);
+        return Ok(Action::await_change());
+    }
+    let memory = context.memory.run(&uid);
+    let newest = newest(cached, &mut lock(&memory).latest);
+    drive::drive(context, &memory, newest).await
+}
+
+/// The newer of what the watch shows and what our own last write returned (P3).
+fn newest(cached: &PipelineRun, latest: &mut Option<Arc<PipelineRun>>) -> Arc<PipelineRun> {
+    let version = |run: &PipelineRun| run.resource_version().and_then(|version| version.parse::<u64>().ok());
+    match latest {
+        Some(known) if known.uid() == cached.uid() && version(known) >= version(cached) => Arc::clone(known),
+        _ => {
+            let run = Arc::new(cached.clone());
+            *latest = Some(Arc::clone(&run));
+            run
+        }
+    }
+}
+
+/// How often a run could not be looked at to the end, one after the other.
+#[derive(Default)]
+pub(crate) struct Failures(Mutex<HashMap<String, (std::time::Instant, u32)>>);
+
+fn retry(run: &Guarded, error: &RunError, failures: &Failures) -> Action {
+    let name = format!("{}/{}", run.namespace().unwrap_or_default(), run.name_any());
+    if let RunError::Write(WriteError::Gone(what)) = error {
+        tracing::debug!(run = %name, what, "gone");
+        return Action::requeue(LIVENESS);
+    }
+    let wait = {
+        let mut failures = lock(&failures.0);
+        // An entry older than any wait belongs to a failure that was overcome.
+        failures.retain(|_, (at, _)| at.elapsed() < 2 * LIVENESS);
+        let entry = failures.entry(name.clone()).or_insert((std::time::Instant::now(), 0));
+        *entry = (std::time::Instant::now(), (entry.1 + 1).min(7));
+        Duration::from_millis(250 << entry.1)
+    };
+    let wait = wait.min(LIVENESS / 2);
+    if matches!(error, RunError::Write(WriteError::Conflict(_))) {
+        tracing::debug!(run = %name, error = %error, "looking again");
+        return Action::requeue(Duration::from_millis(100));
+    }
+    tracing::warn!(run = %name, error = %error, wait_seconds = wait.as_secs_f64(), "trying again");
+    Action::requeue(wait)
+}
