@@ -581,6 +581,6 @@ finally:
         let hash = |stages: &str| graph(stages).unwrap().nodes()[0].hash().to_owned();
         let a = hash("stages: [{name: a, container: {command: [x]}}]");
         assert_eq!(a, hash("stages: [{name: a, container: {command: [x]}}, {name: b, container: {command: [x]}}]"));
-        assert_ne!(a, hash("stages: [{name: a, container: {command: [y]}}]"));
+        assert_ne!(a, hash("stages: [{name: a, container: {command: [z]}}]"));
     }
 }

@@ -29,5 +29,5 @@ pub use observed::{
 pub use params::{digest as params_digest, resolve as resolve_params};
 pub use reuse::reuse;
 pub use schedule::{Action, Note, NoteKind, Plan, Run, plan};
-pub use status::{initial, refused, terminal_conditions};
+pub use status::{initial, refused, terminal_conditions, without_rows};
 pub use step::{StepContext, StepProblem, artifact_uri, step_spec};

@@ -251,28 +251,37 @@ impl<'a> Pass<'a> {
                 AttemptState::Ended(ended) => match &ended.committed {
                     Some(committed) => self.succeeded(node, attempt, ended, committed),
                     None if recorded => {}
-                    None => self.failed(node, number, &attempt.pod, ended),
+                    // What a Pod says that was deleted for its verdict is only that it was deleted.
+                    None if attempt.deleting && ended.exit_code.is_none() => {
+                        let verdict = self.verdict(node, number);
+                        self.failed(node, number, &attempt.pod, attempt.created, verdict.as_ref().unwrap_or(ended));
+                    }
+                    None => self.failed(node, number, &attempt.pod, attempt.created, ended),
                 },
                 AttemptState::Pending(waiting) => self.pending(node, attempt, waiting),
                 AttemptState::Running(since) => self.running(node, attempt, *since),
             },
             None if recorded => {}
             None if self.observed.is_gone(self.node(node).name(), number) => {
-                let ended = match Verdict::class(&prior.reason) {
-                    Some(class) => Ended::failure(class, prior.reason.clone(), prior.message.clone()),
-                    None => Ended::failure(
-                        Class::Infra,
-                        Reason::Disrupted.as_str(),
-                        format!("Pod {} is gone and did not say how it ended", prior.pod),
-                    ),
-                };
-                self.failed(node, number, &prior.pod, &ended);
+                let ended = self.verdict(node, number).unwrap_or_else(|| {
+                    let message = format!("Pod {} is gone and did not say how it ended", prior.pod);
+                    Ended::failure(Class::Infra, Reason::Disrupted.as_str(), message)
+                });
+                self.failed(node, number, &prior.pod, self.now, &ended);
             }
             None => {
                 let pod = if prior.pod.is_empty() { self.pod(node, number) } else { prior.pod.clone() };
                 self.actions.push(Action::Confirm { node, attempt: number, pod });
             }
         }
+    }
+
+    /// The failure that stands in the status of an attempt which waits in vain.
+    fn verdict(&self, node: usize, number: u32) -> Option<Ended> {
+        let prior = self.prior(node);
+        let stands = prior.phase == StagePhase::Pending && prior.attempt == Some(number);
+        let class = Verdict::class(&prior.reason).filter(|_| stands)?;
+        Some(Ended::failure(class, prior.reason.clone(), prior.message.clone()))
     }
 
     fn pod(&self, node: usize, attempt: u32) -> String {
@@ -295,17 +304,21 @@ impl<'a> Pass<'a> {
         row.retry_at = None;
         if self.stopping(self.node(node).section()) {
             self.stop(node, attempt);
+        } else if attempt.deleting && self.verdict(node, attempt.number).is_some() {
+            // It goes because of its verdict, whatever it says meanwhile.
+            self.set(node, row);
+            return;
         } else if let Some(verdict) = waiting.verdict {
             let due = attempt.created.saturating_add(verdict.after).unwrap_or(Timestamp::MAX);
-            if prior.attempt == Some(attempt.number) && prior.reason == verdict.reason.as_str() {
-                // The verdict stands in the status: only now may the Pod go, or its reason would be lost with it.
-                self.stop(node, attempt);
-                self.set(node, row);
-                return;
-            }
             if due <= self.now {
-                row.reason = verdict.reason.as_str().to_owned();
-                row.message.clone_from(&waiting.message);
+                if prior.attempt == Some(attempt.number) && prior.reason == verdict.reason.as_str() {
+                    // The verdict stands in the status: only now may the Pod go, or its reason would be lost with it.
+                    self.stop(node, attempt);
+                } else {
+                    row.reason = verdict.reason.as_str().to_owned();
+                    row.message.clone_from(&waiting.message);
+                    self.look_again(self.now);
+                }
                 self.set(node, row);
                 return;
             }
@@ -344,13 +357,13 @@ impl<'a> Pass<'a> {
                 bytes: i64::try_from(output.bytes).unwrap_or(i64::MAX),
             })
             .collect();
-        let end = ended.end.unwrap_or(self.now);
+        let (start, end) = self.times(node, attempt.created, ended);
         let row = StageStatus {
             name: prior.name.clone(),
             phase: StagePhase::Succeeded,
             attempt: Some(attempt.number),
             pod: attempt.pod.clone(),
-            start: Some(prior.start.clone().unwrap_or(Time(attempt.created.min(end)))),
+            start: Some(Time(start)),
             end: Some(Time(end)),
             outputs,
             results: committed.results.clone(),
@@ -362,13 +375,21 @@ impl<'a> Pass<'a> {
         self.set(node, row);
     }
 
-    fn failed(&mut self, node: usize, number: u32, pod: &str, ended: &Ended) {
+    /// Start of the stage and end of its attempt. Clocks differ: no stage ends before it started.
+    fn times(&self, node: usize, created: Timestamp, ended: &Ended) -> (Timestamp, Timestamp) {
+        let end = ended.end.unwrap_or(self.now);
+        let start = self.prior(node).start.as_ref().map_or(created.min(end), |time| time.0);
+        (start, end.max(start))
+    }
+
+    fn failed(&mut self, node: usize, number: u32, pod: &str, created: Timestamp, ended: &Ended) {
         let prior = self.prior(node);
         let mut row = prior.clone();
         row.attempt = (number > 0).then_some(number);
         pod.clone_into(&mut row.pod);
         row.retry_at = None;
-        let end = ended.end.unwrap_or(self.now);
+        let (start, end) = self.times(node, created, ended);
+        row.start = Some(Time(start));
         if self.stopping(self.node(node).section()) {
             self.cancelled(node, row, end);
             return;
@@ -389,7 +410,6 @@ impl<'a> Pass<'a> {
         row.message.clone_from(&ended.message);
         row.exit_code = ended.exit_code;
         row.last_lines.clone_from(&ended.last_lines);
-        row.start.get_or_insert(Time(end));
         match self.node(node).policy.decide(prior.failures.unwrap_or_default(), ended, self.now) {
             Decision::Repeat { at, failures } => {
                 self.note(NoteKind::Warning, "StageRetrying", || {
@@ -439,7 +459,10 @@ impl<'a> Pass<'a> {
         let mut main_ended = true;
         for node in 0..self.phases.len() {
             if node == main {
-                main_ended = self.phases[..main].iter().all(|phase| phase.is_terminal());
+                main_ended = (0..main).all(|node| self.has_ended(node));
+                if !main_ended && self.phases[..main].iter().all(|phase| phase.is_terminal()) {
+                    self.look_again(self.now);
+                }
             }
             match self.phases[node] {
                 StagePhase::Waiting | StagePhase::Retrying if self.stopping(self.node(node).section()) => {
@@ -457,6 +480,13 @@ impl<'a> Pass<'a> {
                 | StagePhase::Cancelled => {}
             }
         }
+    }
+
+    /// Whether a stage has ended so that others may start because of it: a success is kept by its commit record, any other end only
+    /// by the status that was written.
+    fn has_ended(&self, node: usize) -> bool {
+        let phase = self.phases[node];
+        phase == StagePhase::Succeeded || (phase.is_terminal() && self.changed[node].is_none())
     }
 
     fn current(&self, node: usize) -> &StageStatus {
@@ -477,34 +507,40 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// A stage starts or is skipped when all that it needs has ended, so that the reason does not depend on what ended first.
     fn start(&mut self, node: usize) {
-        let mut ready = true;
-        for need in &self.node(node).needs {
-            let phase = self.phases[need.node];
-            if !phase.is_terminal() {
-                ready = false;
-            } else if !need.on.allows(phase) {
-                let other = self.node(need.node).name();
-                let (reason, what) = match (need.on.only_success(), phase) {
-                    (true, StagePhase::Skipped) => (Reason::DependencySkipped, "was skipped"),
-                    (true, _) => (Reason::DependencyFailed, "did not succeed"),
-                    (false, _) => (Reason::BranchNotTaken, "did not end in a way that this stage waits for"),
-                };
-                self.skip(node, reason, format!("stage {other} {what}"));
-                return;
-            }
+        let needs = &self.node(node).needs;
+        if !needs.iter().all(|need| self.phases[need.node].is_terminal()) {
+            return;
         }
-        if !ready {
+        if let Some(need) = needs.iter().find(|need| !need.on.allows(self.phases[need.node])) {
+            let other = self.node(need.node).name();
+            let (reason, what) = match (need.on.only_success(), self.phases[need.node]) {
+                (true, StagePhase::Skipped) => (Reason::DependencySkipped, "was skipped"),
+                (true, _) => (Reason::DependencyFailed, "did not succeed"),
+                (false, _) => (Reason::BranchNotTaken, "did not end in a way that this stage waits for"),
+            };
+            self.skip(node, reason, format!("stage {other} {what}"));
             return;
         }
         match self.condition(node) {
-            Ok(true) if self.run.suspend => {}
-            Ok(true) => self.launch(node, 1),
+            Ok(true) if self.run.suspend => self.waits(node, Reason::None),
+            Ok(true) if needs.iter().all(|need| self.has_ended(need.node)) => self.launch(node, 1),
+            Ok(true) => self.look_again(self.now),
             Ok(false) => {
                 let condition = self.node(node).stage().when.clone().unwrap_or_default();
                 self.skip(node, Reason::WhenFalse, format!("`{condition}` is false"));
             }
-            Err(ended) => self.failed(node, 0, "", &ended),
+            Err(ended) => self.failed(node, 0, "", self.now, &ended),
+        }
+    }
+
+    /// A stage that could start waits, for this reason.
+    fn waits(&mut self, node: usize, reason: Reason) {
+        let prior = self.prior(node);
+        if prior.phase == StagePhase::Waiting && (prior.reason != reason.as_str() || !prior.message.is_empty()) {
+            let row = StageStatus { reason: reason.as_str().to_owned(), message: String::new(), ..prior.clone() };
+            self.set(node, row);
         }
     }
 
@@ -558,10 +594,7 @@ impl<'a> Pass<'a> {
             return;
         }
         if self.graph.parallel().is_some_and(|limit| self.live >= limit) {
-            if row.phase == StagePhase::Waiting {
-                row.reason = Reason::Queued.as_str().to_owned();
-            }
-            self.set(node, row);
+            self.waits(node, Reason::Queued);
             return;
         }
         self.actions.push(Action::Launch { node, attempt });

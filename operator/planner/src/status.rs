@@ -136,8 +136,8 @@ pub(crate) fn head<'a>(
     if ended {
         let last = phases.iter().enumerate().filter_map(|(node, _)| row(node).end.as_ref()).map(|time| time.0).max();
         let start = run.status.start_time.as_ref().map_or(now, |time| time.0);
-        // The run ends when it is seen to end: rows carry the true ends of their stages.
-        let completion = now.max(last.unwrap_or(now).min(now));
+        // When its last stage ended, though the operator may have been away: unless the clocks disagree.
+        let completion = last.filter(|last| (start..=now).contains(last)).unwrap_or(now);
         head.completion_time = Some(Time(completion));
         head.duration = human(completion.duration_since(start));
     }
@@ -306,7 +306,8 @@ pub(crate) fn same_head(a: &PipelineRunStatus, b: &PipelineRunStatus) -> bool {
 }
 
 /// A status without its rows, which may be many.
-pub(crate) fn without_rows(status: &PipelineRunStatus) -> PipelineRunStatus {
+#[must_use]
+pub fn without_rows(status: &PipelineRunStatus) -> PipelineRunStatus {
     PipelineRunStatus {
         observed_generation: status.observed_generation,
         phase: status.phase,

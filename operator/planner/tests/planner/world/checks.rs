@@ -1,0 +1,123 @@
+//! What must hold at every create and every write, said in the words of the spec and not with the planner's own graph.
+
+use std::collections::BTreeSet;
+
+use trainyard_crds::v1alpha1::{Branch, FailureCounts, PipelineRunStatus, RunState, Stage, StagePhase};
+
+use super::World;
+
+/// What a stage needs: the name of another, and in which ways that may have ended.
+pub fn needs(world: &World, stage: &Stage) -> Vec<(String, BTreeSet<Branch>)> {
+    let any = || BTreeSet::from([Branch::Succeeded, Branch::Failed, Branch::Skipped]);
+    let succeeded = || BTreeSet::from([Branch::Succeeded]);
+    let mut needs: Vec<(String, BTreeSet<Branch>)> =
+        stage.depends_on.iter().map(|name| (name.clone(), succeeded())).collect();
+    for after in &stage.after {
+        let on = if after.on.is_empty() { any() } else { after.on.iter().copied().collect() };
+        needs.push((after.stage.clone(), on));
+    }
+    for input in &stage.inputs {
+        if let Some((name, _)) = input.from.as_ref().and_then(|from| from.split_once('.')) {
+            let optional = input.optional == Some(true) || input.default.is_some();
+            needs.push((name.to_owned(), if optional { any() } else { succeeded() }));
+        }
+    }
+    if let Some(when) = &stage.when {
+        let read = world.spec.stages.iter().filter(|other| when.contains(&format!("stages.{}.", other.name)));
+        needs.extend(read.map(|other| (other.name.clone(), any())));
+    }
+    needs
+}
+
+impl World {
+    pub(super) fn check_create(&self, node: usize, attempt: u32) {
+        let name = self.graph.nodes()[node].name();
+        let is_main = node < self.spec.stages.len();
+        let what = format!("created {name} a{attempt}");
+        assert!(!self.ended(), "{what} after the run had ended");
+        assert!(!self.suspend, "{what} while suspended");
+        assert!(
+            self.state == RunState::Active || (self.state == RunState::Cancelled && !is_main),
+            "{what} while stopping"
+        );
+        let twin = self.pods.iter().find(|(key, pod)| key.0 == name && pod.is_live());
+        assert!(twin.is_none(), "{what} while {twin:?} is alive");
+        let row = &self.status.stages[node];
+        assert!(!row.phase.is_terminal(), "{what} though it had ended");
+        if attempt > 1 {
+            let before = attempt - 1;
+            let recorded = row.phase == StagePhase::Retrying && row.attempt == Some(before);
+            assert!(recorded, "{what} before the failure of a{before} was persisted: {row:?}");
+            let FailureCounts { user, infra } = row.failures.unwrap_or_default();
+            assert_eq!(user + infra, before, "{what}: failures do not add up");
+            let stage = self.graph.nodes()[node].stage();
+            let retry = stage.retry.clone().unwrap_or_default();
+            assert!(
+                user <= retry.limit.unwrap_or(0) && infra <= retry.infra_limit.unwrap_or(5),
+                "{what} over the budget"
+            );
+        }
+        for (other, on) in needs(self, self.graph.nodes()[node].stage()) {
+            assert!(self.ended_in(&other, &on), "{what} before {other} had ended in one of {on:?}");
+        }
+        if !is_main {
+            for other in &self.spec.stages {
+                let on = BTreeSet::from([Branch::Succeeded, Branch::Failed, Branch::Skipped]);
+                assert!(self.ended_in(&other.name, &on), "{what} before {} had ended", other.name);
+            }
+        }
+        if let Some(limit) = self.spec.parallel {
+            let alive =
+                self.pods.iter().filter(|(key, pod)| pod.is_live() && !self.commits.contains_key(&key.0)).count();
+            assert!(alive < limit as usize, "{what} over the limit of {limit}");
+        }
+    }
+
+    /// Whether a stage has ended for good in one of these ways: a success stands in its commit record, all else in the status.
+    fn ended_in(&self, name: &str, on: &BTreeSet<Branch>) -> bool {
+        let row = self.row(name);
+        let branch = match row.phase {
+            StagePhase::Failed | StagePhase::Cancelled => Branch::Failed,
+            StagePhase::Skipped => Branch::Skipped,
+            StagePhase::Succeeded => Branch::Succeeded,
+            _ if self.commits.contains_key(name) => Branch::Succeeded,
+            _ => return false,
+        };
+        on.contains(&branch)
+    }
+
+    pub(super) fn check_write(&self, new: &PipelineRunStatus) {
+        let old = &self.status;
+        assert!(!self.ended(), "the status of an ended run was written");
+        assert_eq!(old.stages.len(), new.stages.len());
+        for (before, after) in old.stages.iter().zip(&new.stages) {
+            assert_eq!(before.name, after.name);
+            assert!(!before.phase.is_terminal() || before == after, "an ended row changed: {before:?} {after:?}");
+            assert!(before.attempt <= after.attempt, "an attempt was taken back: {before:?} {after:?}");
+            assert_eq!(after.retry_at.is_some(), after.phase == StagePhase::Retrying, "{after:?}");
+            assert_eq!(after.pod.is_empty(), after.attempt.is_none(), "{after:?}");
+            if after.phase == StagePhase::Succeeded && after.cached_from.is_none() {
+                let record = self.commits.get(&after.name).unwrap_or_else(|| panic!("no record: {after:?}"));
+                assert_eq!(after.metrics, record.metrics);
+                let digests = |row: Vec<(&String, &String)>| {
+                    row.into_iter().map(|(a, b)| (a.clone(), b.clone())).collect::<Vec<_>>()
+                };
+                assert_eq!(
+                    digests(after.outputs.iter().map(|output| (&output.name, &output.digest)).collect()),
+                    digests(record.outputs.iter().map(|output| (&output.name, &output.digest)).collect())
+                );
+            }
+            if let (Some(start), Some(end)) = (&after.start, &after.end) {
+                assert!(start.0 <= end.0, "ended before it started: {after:?}");
+            }
+        }
+        if new.phase.is_some_and(trainyard_crds::v1alpha1::RunPhase::is_terminal) {
+            assert!(new.stages.iter().all(|row| row.phase.is_terminal()), "{new:?}");
+            let alive = self.pods.iter().find(|(key, pod)| pod.is_live() && !self.commits.contains_key(&key.0));
+            assert!(alive.is_none(), "the run ends while {alive:?} is alive");
+            assert!(new.completion_time.as_ref().is_some_and(|time| time.0 <= self.now));
+        }
+        let condition = |kind: &str| new.conditions.iter().find(|it| it.type_ == kind).map(|it| it.status == "True");
+        assert!(!(condition("Reconciling") == Some(true) && condition("Stalled") == Some(true)));
+    }
+}
