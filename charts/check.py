@@ -12,12 +12,12 @@ import sys
 OPERATOR = {
     "trainyard.dev/pipelines": "get list watch",
     "trainyard.dev/pipelineruns": "get list watch patch delete",
-    "trainyard.dev/pipelines/status": "patch update",
-    "trainyard.dev/pipelineruns/status": "patch update",
+    "trainyard.dev/pipelines/status": "patch",
+    "trainyard.dev/pipelineruns/status": "patch",
     "/pods": "get list watch create delete deletecollection",
     "apps/controllerrevisions": "get create patch",
     "events.k8s.io/events": "create patch",
-    "coordination.k8s.io/leases": "get create update patch",
+    "coordination.k8s.io/leases": "get create update",
     "apiextensions.k8s.io/customresourcedefinitions": "get",
 }
 LEASES, CRDS = "coordination.k8s.io/leases", "apiextensions.k8s.io/customresourcedefinitions"
@@ -62,6 +62,8 @@ def rights(all_objects):
                     key = f"{group}/{resource}"
                     found.setdefault(key, set()).update(rule["verbs"])
                     where.setdefault(key, set()).add(namespace)
+                    if key == LEASES and rule["verbs"] != ["create"]: # which cannot know the name
+                        expect(len(rule["resourceNames"]) == 1, "leases are not limited to one")
                     if key == CRDS:
                         expect(
                             sorted(rule["resourceNames"]) == ["pipelineruns.trainyard.dev", "pipelines.trainyard.dev"],

@@ -44,7 +44,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   verbs: [get, list, watch, patch, delete] # patch: the label of finished runs; delete: their ttl
 - apiGroups: [trainyard.dev]
   resources: [pipelines/status, pipelineruns/status]
-  verbs: [patch, update]
+  verbs: [patch]
 - apiGroups: [""]
   resources: [pods] # one a stage; never changed after its creation
   verbs: [get, list, watch, create, delete, deletecollection]
