@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use e2e::cluster::{self, Cluster, Options};
 use e2e::store::{self, Access, LocalVersity};
-use e2e::{image, progress};
+use e2e::{demo, image, install, progress};
 use std::error::Error;
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -27,13 +27,39 @@ enum Topic {
     /// S3 servers.
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Build operator and runner and install the chart.
+    Install {
+        #[command(flatten)]
+        cluster: Which,
+    },
+    /// From nothing to a trained model: cluster, store, Trainyard, sources, and one run of examples/iris.
+    Demo {
+        #[command(flatten)]
+        name: Name,
+        /// Only bring everything up and apply the pipeline: no run.
+        #[arg(long)]
+        prepare: bool,
+    },
 }
 
 #[derive(Debug, Args)]
 struct Name {
     /// The cluster: several can live on one machine.
-    #[arg(long, default_value = "main")]
+    #[arg(long, default_value = cluster::DEFAULT_NAME)]
     name: String,
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// The cluster; without it, that of KUBECONFIG, else main.
+    #[arg(long)]
+    name: Option<String>,
+}
+
+impl Which {
+    fn find(&self) -> Result<Cluster, cluster::Error> {
+        Cluster::current(self.name.as_deref())
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -76,7 +102,7 @@ enum ImageCommand {
     /// Make images and bring them to the cluster; prints the names under which it finds them.
     Load {
         #[command(flatten)]
-        cluster: Name,
+        cluster: Which,
         /// Names of recipes; none means all.
         names: Vec<String>,
     },
@@ -89,7 +115,7 @@ enum StoreCommand {
     /// Start an S3 server in the cluster and print how it is reached from there.
     Up {
         #[command(flatten)]
-        name: Name,
+        cluster: Which,
         /// Its namespace.
         #[arg(long, default_value = store::NAMESPACE)]
         namespace: String,
@@ -113,6 +139,18 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
         Topic::Cluster(command) => cluster(command),
         Topic::Image(command) => images(command),
         Topic::Store(command) => stores(command),
+        Topic::Install { cluster } => {
+            install::up(&cluster.find()?, &[&demo::default_store()])?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Topic::Demo { name, prepare: true } => {
+            demo::prepare(&name.name)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Topic::Demo { name, prepare: false } => {
+            demo::run(&name.name)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -160,7 +198,7 @@ fn images(command: ImageCommand) -> Outcome {
             }
         }
         ImageCommand::Load { cluster, names } => {
-            let cluster = cluster_of(&cluster.name)?;
+            let cluster = cluster.find()?;
             for name in chosen(names)? {
                 let image = image::build(&name)?;
                 println!("{}", image::load(&cluster, &image)?);
@@ -179,18 +217,10 @@ fn chosen(names: Vec<String>) -> Result<Vec<String>, image::Error> {
     if names.is_empty() { image::names() } else { Ok(names) }
 }
 
-/// The cluster of `KUBECONFIG` if that is none of ours, or the named one, which must have been started.
-fn cluster_of(name: &str) -> Result<Cluster, cluster::Error> {
-    match Cluster::foreign() {
-        Some(cluster) => Ok(cluster),
-        None => Cluster::existing(name),
-    }
-}
-
 fn stores(command: StoreCommand) -> Outcome {
     match command {
-        StoreCommand::Up { name, namespace } => {
-            let access = store::up(&cluster_of(&name.name)?, &namespace)?;
+        StoreCommand::Up { cluster, namespace } => {
+            let access = store::up(&cluster.find()?, &namespace)?;
             let Access { endpoint, bucket, .. } = &access;
             println!("endpoint {endpoint}\nbucket   {bucket}\nsecret   {namespace}/{}", store::SECRET);
             Ok(ExitCode::SUCCESS)

@@ -1,9 +1,9 @@
 //! Running other programs: what failed, with which arguments, and its last words.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 /// Lines of a log that an error shows.
 const LAST_LINES: usize = 15;
@@ -48,6 +48,10 @@ pub enum Error {
 /// Runs `command` to its end and returns what it wrote to standard output.
 pub fn run(command: &mut Command) -> Result<String, Error> {
     let output = command.stdin(Stdio::null()).output().map_err(|source| cannot_start(command, source))?;
+    ended(command, &output)
+}
+
+fn ended(command: &Command, output: &Output) -> Result<String, Error> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -57,6 +61,14 @@ pub fn run(command: &mut Command) -> Result<String, Error> {
         status: output.status.to_string(),
         output: last_lines(&String::from_utf8_lossy(said), LAST_LINES),
     })
+}
+
+/// Runs `command` to its end with `text` on its standard input and returns what it wrote to standard output.
+pub fn input(command: &mut Command, text: &str) -> Result<String, Error> {
+    let mut file = tempfile::tempfile().map_err(|source| cannot_start(command, source))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.rewind()).map_err(|source| cannot_start(command, source))?;
+    let output = command.stdin(file).output().map_err(|source| cannot_start(command, source))?;
+    ended(command, &output)
 }
 
 /// Runs `command` to its end with its output in the file `log`, replacing what is there.

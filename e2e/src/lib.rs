@@ -4,14 +4,19 @@
 //! * [`cluster`] brings up a whole one-node cluster, or only a control plane, or uses the one that `KUBECONFIG` names;
 //! * [`build`] makes the programs: the pinned Go tools of `e2e/cluster/*/go.mod` and our own static binaries;
 //! * [`image`] turns the recipes of `deploy/images/*.toml` into OCI archives and loads them;
-//! * [`store`] runs an S3 server in the cluster or beside a test.
+//! * [`store`] runs an S3 server in the cluster or beside a test;
+//! * [`faults`] crashes the operator wherever it writes, and judges what then happens.
 //!
-//! Everything here is blocking: these are start-up steps around programs, not a service.
+//! All but [`faults`] is blocking: these are start-up steps around programs, not a service.
 
+pub mod bucket;
 pub mod build;
 pub mod cluster;
 pub mod command;
+pub mod demo;
+pub mod faults;
 pub mod image;
+pub mod install;
 pub mod paths;
 pub mod progress;
 pub mod store;

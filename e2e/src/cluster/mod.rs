@@ -26,6 +26,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// The cluster that is meant when none is named.
+pub const DEFAULT_NAME: &str = "main";
+
 /// A cluster could not be started, used or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -275,6 +278,20 @@ impl Cluster {
     pub fn foreign() -> Option<Self> {
         let path = env::var_os("PATH").unwrap_or_default();
         foreign_kubeconfig(&Directories::from_env()).map(|kubeconfig| Self { kubeconfig, path, own: None })
+    }
+
+    /// The cluster that is meant: the named one; else that of `KUBECONFIG`, ours or not; else `main`.
+    pub fn current(name: Option<&str>) -> Result<Self, Error> {
+        match (name, Self::foreign()) {
+            (Some(name), _) => Self::existing(name),
+            (None, Some(foreign)) => Ok(foreign),
+            (None, None) => {
+                let kubeconfig = env::var_os("KUBECONFIG").map(PathBuf::from).unwrap_or_default();
+                let below = kubeconfig.strip_prefix(Directories::from_env().clusters()).ok();
+                let name = below.and_then(|path| path.iter().next()).and_then(|name| name.to_str());
+                Self::existing(name.unwrap_or(DEFAULT_NAME))
+            }
+        }
     }
 
     /// The cluster of that name, as it was started before; whether it still runs is not asked.

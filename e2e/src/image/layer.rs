@@ -29,6 +29,25 @@ enum What {
     Link(PathBuf),
 }
 
+/// Which permissions the entries of a folder get.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Modes {
+    /// Those that they have: a package says what is right.
+    Kept,
+    /// Readable by all, and executable if they are: those that they have depend on who made them.
+    Usual,
+}
+
+impl Modes {
+    fn of(self, mode: u32, is_folder: bool) -> u32 {
+        match self {
+            Self::Kept => mode,
+            Self::Usual if is_folder || mode & 0o111 != 0 => 0o755,
+            Self::Usual => 0o644,
+        }
+    }
+}
+
 /// A layer in a file.
 #[derive(Clone, Debug)]
 pub(super) struct StoredLayer {
@@ -70,24 +89,24 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 impl Layer {
     /// Everything in `folder`, to lie below `to`; all of it root's.
-    pub(super) fn of_folder(folder: &Path, to: &Path) -> Result<Self, Error> {
+    pub(super) fn of_folder(folder: &Path, to: &Path, modes: Modes) -> Result<Self, Error> {
         let mut layer = Self::default();
-        layer.add_folder(folder, to)?;
+        layer.add_folder(folder, to, modes)?;
         Ok(layer)
     }
 
-    fn add_folder(&mut self, folder: &Path, to: &Path) -> Result<(), Error> {
+    fn add_folder(&mut self, folder: &Path, to: &Path, modes: Modes) -> Result<(), Error> {
         for entry in fs::read_dir(folder).map_err(Error::file(folder))? {
             let source = entry.map_err(Error::file(folder))?.path();
             let target = to.join(source.file_name().unwrap_or_default());
             let metadata = fs::symlink_metadata(&source).map_err(Error::file(&source))?;
-            let mode = metadata.permissions().mode() & 0o7777;
+            let mode = modes.of(metadata.permissions().mode() & 0o7777, metadata.is_dir());
             if metadata.is_symlink() {
                 let link = fs::read_link(&source).map_err(Error::file(&source))?;
                 self.put(target, What::Link(link), 0o777, (0, 0));
             } else if metadata.is_dir() {
                 self.put(target.clone(), What::Folder, mode, (0, 0));
-                self.add_folder(&source, &target)?;
+                self.add_folder(&source, &target, modes)?;
             } else {
                 self.put(target, What::File(source), mode, (0, 0));
             }
@@ -225,17 +244,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neither_time_nor_order_of_the_source_matters() {
+    fn neither_time_nor_order_nor_umask_of_the_source_matters() {
         let store = tempfile::tempdir().unwrap();
-        let digest = |names: &[&str]| {
+        let digest = |names: &[&str], mode: u32| {
             let source = tempfile::tempdir().unwrap();
             for name in names {
-                fs::write(source.path().join(name), name).unwrap();
+                let file = source.path().join(name);
+                fs::write(&file, name).unwrap();
+                fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
             }
-            Layer::of_folder(source.path(), Path::new("opt")).unwrap().store(store.path(), None).unwrap().sha256
+            Layer::of_folder(source.path(), Path::new("opt"), Modes::Usual)
+                .unwrap()
+                .store(store.path(), None)
+                .unwrap()
+                .sha256
         };
-        assert_eq!(digest(&["a", "b", "c"]), digest(&["c", "a", "b"]));
-        assert_ne!(digest(&["a"]), digest(&["b"]));
+        assert_eq!(digest(&["a", "b", "c"], 0o644), digest(&["c", "a", "b"], 0o600));
+        assert_ne!(digest(&["a"], 0o644), digest(&["a"], 0o755));
+        assert_ne!(digest(&["a"], 0o644), digest(&["b"], 0o644));
     }
 
     #[test]

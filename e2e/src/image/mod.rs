@@ -17,7 +17,7 @@ pub use recipe::Recipe;
 use crate::build::{self, Product};
 use crate::paths::{self, Directories};
 use crate::{command, progress};
-use layer::{Layer, StoredLayer};
+use layer::{Layer, Modes, StoredLayer};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -123,7 +123,7 @@ pub fn build(name: &str) -> Result<Image, Error> {
     build_recipe(&Directories::from_env(), &recipe(name)?)
 }
 
-/// [`build`] for any recipe and any cache.
+/// [`build()`] for any recipe and any cache.
 pub fn build_recipe(directories: &Directories, recipe: &Recipe) -> Result<Image, Error> {
     let mut layers = Vec::new();
     if recipe.busybox || !recipe.debs.is_empty() {
@@ -157,7 +157,7 @@ fn packages_layer(directories: &Directories, recipe: &Recipe) -> Result<StoredLa
             debs::link_applets(root.path())?;
         }
         recipe.remove.iter().try_for_each(|path| remove(root.path(), path))?;
-        Layer::of_folder(root.path(), Path::new(""))?.with_system_files().store(&store, Some(&key))
+        Layer::of_folder(root.path(), Path::new(""), Modes::Kept)?.with_system_files().store(&store, Some(&key))
     })
 }
 
@@ -182,7 +182,7 @@ fn own_layer(directories: &Directories, recipe: &Recipe) -> Result<Layer, Error>
     for file in &recipe.files {
         let source = paths::repository().join(&file.from);
         if source.is_dir() {
-            layer.extend(Layer::of_folder(&source, Path::new(file.to.trim_start_matches('/')))?);
+            layer.extend(Layer::of_folder(&source, Path::new(file.to.trim_start_matches('/')), Modes::Usual)?);
         } else {
             layer.file(&file.to, source, file.mode.0);
         }

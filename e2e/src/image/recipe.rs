@@ -83,7 +83,7 @@ pub struct File {
     pub from: String,
     /// Path in the image.
     pub to: String,
-    /// Permissions of a file; in folders, those that the files have.
+    /// Permissions of a file. In a folder, all is readable, and executable what is so.
     #[serde(default = "readable")]
     pub mode: Permissions,
 }

@@ -1,6 +1,6 @@
 //! Python packages as files: only wheels, only those whose hashes are written down.
 
-use super::layer::{self, Layer, StoredLayer};
+use super::layer::{self, Layer, Modes, StoredLayer};
 use super::recipe::{Recipe, Wheels};
 use super::{Error, ensured};
 use crate::build::debian;
@@ -13,7 +13,7 @@ use std::process::Command;
 /// The oldest glibc first: Debian 12 has 2.36.
 const PLATFORMS: [&str; 4] = ["manylinux2014", "manylinux_2_17", "manylinux_2_27", "manylinux_2_28"];
 
-/// Parts that depend on the machine, or that only pip reads.
+/// Scripts name the Python that installed them.
 const LEFT_OUT: [&str; 1] = ["bin"];
 
 pub(super) fn layer(directories: &Directories, recipe: &Recipe, wheels: &Wheels) -> Result<StoredLayer, Error> {
@@ -38,7 +38,7 @@ pub(super) fn layer(directories: &Directories, recipe: &Recipe, wheels: &Wheels)
         for path in recipe.remove.iter().filter(|path| path.starts_with(&wheels.to)) {
             super::remove(root.path(), path)?;
         }
-        Layer::of_folder(root.path(), Path::new(""))?.store(&store, Some(&key))
+        Layer::of_folder(root.path(), Path::new(""), Modes::Usual)?.store(&store, Some(&key))
     })
 }
 

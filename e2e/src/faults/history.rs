@@ -1,0 +1,424 @@
+//! What happened in one case, in order: every request of the operator and its answer, every version of every object, every
+//! start and end of a process.
+//!
+//! [`Recorder`] is written by the proxy, the observer, the kubelet and the supervisor at the same time. [`History`] is what is
+//! judged: plain data, so that a test can write one by hand.
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::watch;
+
+/// The kinds whose every version is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Kind {
+    /// Pods.
+    Pod,
+    /// PipelineRuns.
+    Run,
+    /// Pipelines.
+    Pipeline,
+}
+
+/// What a version is to its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Change {
+    /// The first.
+    Added,
+    /// Another.
+    Modified,
+    /// The last: the object is gone.
+    Deleted,
+}
+
+/// One line of a history.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Entry {
+    /// Since the beginning of the case.
+    pub at: Duration,
+    /// What happened.
+    pub what: What,
+}
+
+/// What can happen.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum What {
+    /// The operator asked something of the API server.
+    Request(Request),
+    /// The API server answered. Whether the operator got the answer, the fault tells.
+    Reply(Reply),
+    /// The operator was shown a change.
+    Watched {
+        /// Which of the operator's processes, from 1.
+        process: u32,
+        /// `ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK` or `ERROR`.
+        event: String,
+        /// Kind, name and resourceVersion.
+        object: String,
+    },
+    /// The API server stored this, as seen by an own watch beside the operator's.
+    Version(Version),
+    /// A process of the operator began.
+    Started(u32),
+    /// It was killed by a fault, or at the end of the case.
+    Killed(u32),
+    /// It ended by itself, which it never should.
+    Ended(u32, String),
+    /// The fault of the case took place at the write of this number.
+    Fault(u32),
+    /// The test kubelet started the runner of a Pod.
+    RunnerStarted {
+        /// The Pod.
+        pod: String,
+        /// Its UID.
+        uid: String,
+    },
+    /// The runner of a Pod ended.
+    RunnerEnded {
+        /// The Pod.
+        pod: String,
+        /// Its UID.
+        uid: String,
+        /// Its exit code; 128 and the number of the signal.
+        code: i32,
+        /// What it wrote to its termination log.
+        message: String,
+    },
+    /// The harness itself could not do something.
+    Trouble(String),
+}
+
+/// A request of the operator.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Request {
+    /// Its number among all requests of the case.
+    pub id: u64,
+    /// Which of the operator's processes sent it, from 1.
+    pub process: u32,
+    /// Its number among all writes of the case, from 1; `None` for a read.
+    pub write: Option<u32>,
+    /// `GET`, `POST`, `PATCH`, `PUT` or `DELETE`.
+    pub method: String,
+    /// The path.
+    pub path: String,
+    /// What follows `?`.
+    pub query: String,
+    /// What is sent, as JSON.
+    pub body: Value,
+}
+
+/// The answer to the request with the same number.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Reply {
+    /// The request's number.
+    pub id: u64,
+    /// The HTTP status.
+    pub status: u16,
+    /// What was answered, for writes only.
+    pub body: Value,
+}
+
+/// One version of an object.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Version {
+    /// Of which kind.
+    pub kind: Kind,
+    /// Its place in the object's life.
+    pub change: Change,
+    /// The object.
+    pub object: Value,
+}
+
+impl Version {
+    /// `metadata.resourceVersion`: one counter for all objects of the API server.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        revision(&self.object)
+    }
+
+    /// `metadata.name`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.object["metadata"]["name"].as_str().unwrap_or_default()
+    }
+
+    /// `metadata.uid`.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        self.object["metadata"]["uid"].as_str().unwrap_or_default()
+    }
+}
+
+/// An object's resourceVersion as a number.
+#[must_use]
+pub fn revision(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+/// All that happened, in order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct History {
+    /// Line by line.
+    pub entries: Vec<Entry>,
+}
+
+/// A write of the operator with what became of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// When it came to the proxy.
+    pub at: Duration,
+    /// The request.
+    pub request: &'a Request,
+    /// The answer; `None` if it was never sent on.
+    pub reply: Option<&'a Reply>,
+}
+
+impl Write<'_> {
+    /// Whether the API server has done it.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.reply.is_some_and(|reply| (200..300).contains(&reply.status))
+    }
+}
+
+impl History {
+    /// Every version of every object of this kind, in the API server's order.
+    #[must_use]
+    pub fn versions(&self, kind: Kind) -> Vec<&Version> {
+        let mut versions: Vec<&Version> = self.all_versions().filter(|version| version.kind == kind).collect();
+        versions.sort_by_key(|version| version.revision());
+        versions
+    }
+
+    /// Every version of every object, in the order in which they were seen.
+    pub fn all_versions(&self) -> impl Iterator<Item = &Version> {
+        self.entries.iter().filter_map(|entry| match &entry.what {
+            What::Version(version) => Some(version),
+            _ => None,
+        })
+    }
+
+    /// The writes of the operator, in order.
+    #[must_use]
+    pub fn writes(&self) -> Vec<Write<'_>> {
+        let replies: BTreeMap<u64, &Reply> = self
+            .entries
+            .iter()
+            .filter_map(|entry| match &entry.what {
+                What::Reply(reply) => Some((reply.id, reply)),
+                _ => None,
+            })
+            .collect();
+        let writes = self.entries.iter().filter_map(|entry| match &entry.what {
+            What::Request(request) if request.write.is_some() => {
+                Some(Write { at: entry.at, request, reply: replies.get(&request.id).copied() })
+            }
+            _ => None,
+        });
+        writes.collect()
+    }
+
+    /// Whether the fault of the case took place.
+    #[must_use]
+    pub fn faulted(&self) -> bool {
+        self.entries.iter().any(|entry| matches!(entry.what, What::Fault(_)))
+    }
+
+    /// One JSON object a line.
+    #[must_use]
+    pub fn to_lines(&self) -> String {
+        let line = |entry: &Entry| serde_json::to_string(entry).unwrap_or_default() + "\n";
+        self.entries.iter().map(line).collect()
+    }
+}
+
+/// How things stand now.
+#[derive(Debug, Default)]
+pub struct World {
+    objects: BTreeMap<(Kind, String), Value>,
+    running: BTreeSet<String>,
+    trouble: Option<String>,
+}
+
+impl World {
+    /// All objects of a kind.
+    pub fn objects(&self, kind: Kind) -> impl Iterator<Item = &Value> {
+        self.objects.iter().filter(move |((other, _), _)| *other == kind).map(|(_, object)| object)
+    }
+
+    /// An object by its name.
+    #[must_use]
+    pub fn object(&self, kind: Kind, name: &str) -> Option<&Value> {
+        self.objects.get(&(kind, name.to_owned()))
+    }
+
+    /// How many runners are running.
+    #[must_use]
+    pub fn runners(&self) -> usize {
+        self.running.len()
+    }
+
+    fn apply(&mut self, what: &What) {
+        match what {
+            What::Version(version) => {
+                let key = (version.kind, version.name().to_owned());
+                match version.change {
+                    Change::Deleted => self.objects.remove(&key),
+                    Change::Added | Change::Modified => self.objects.insert(key, version.object.clone()),
+                };
+            }
+            What::RunnerStarted { uid, .. } => {
+                self.running.insert(uid.clone());
+            }
+            What::RunnerEnded { uid, .. } => {
+                self.running.remove(uid);
+            }
+            What::Trouble(text) => self.trouble = Some(text.clone()),
+            _ => {}
+        }
+    }
+}
+
+struct Inner {
+    began: Instant,
+    began_wall: SystemTime,
+    state: Mutex<(History, World)>,
+    length: watch::Sender<usize>,
+}
+
+/// Writes a history. Clones write the same one.
+#[derive(Clone)]
+pub struct Recorder(Arc<Inner>);
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            began: Instant::now(),
+            began_wall: SystemTime::now(),
+            state: Mutex::default(),
+            length: watch::Sender::new(0),
+        }))
+    }
+}
+
+impl Recorder {
+    fn state(&self) -> MutexGuard<'_, (History, World)> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records what happens now.
+    pub fn push(&self, what: What) {
+        let length = {
+            let mut state = self.state();
+            state.1.apply(&what);
+            state.0.entries.push(Entry { at: self.0.began.elapsed(), what });
+            state.0.entries.len()
+        };
+        self.0.length.send_replace(length);
+    }
+
+    /// A moment of the wall clock, such as a file's, as a moment of this history.
+    #[must_use]
+    pub fn moment(&self, time: SystemTime) -> Duration {
+        time.duration_since(self.0.began_wall).unwrap_or_default()
+    }
+
+    /// Since the beginning of the case.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.0.began.elapsed()
+    }
+
+    /// All that happened until now.
+    #[must_use]
+    pub fn history(&self) -> History {
+        self.state().0.clone()
+    }
+
+    /// Waits until `asked` answers something, looking again whenever something happens.
+    ///
+    /// # Errors
+    /// After `limit`, naming `what` was waited for; and at once when the harness itself is in trouble.
+    pub async fn wait<T>(&self, limit: Duration, what: &str, mut asked: impl FnMut(&World) -> Option<T>) -> Result<T> {
+        let mut length = self.0.length.subscribe();
+        let waited = async {
+            loop {
+                length.borrow_and_update();
+                {
+                    let state = self.state();
+                    if let Some(trouble) = &state.1.trouble {
+                        bail!("the harness is in trouble: {trouble}");
+                    }
+                    if let Some(answer) = asked(&state.1) {
+                        return Ok(answer);
+                    }
+                }
+                length.changed().await?;
+            }
+        };
+        match tokio::time::timeout(limit, waited).await {
+            Ok(answer) => answer,
+            Err(_) => bail!("waited {:.0} s in vain for {what}", limit.as_secs_f64()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn version(change: Change, revision: u64) -> What {
+        let object = json!({"metadata": {"name": "a", "uid": "u", "resourceVersion": revision.to_string()}});
+        What::Version(Version { kind: Kind::Pod, change, object })
+    }
+
+    #[tokio::test]
+    async fn what_happens_later_ends_a_wait() {
+        let recorder = Recorder::default();
+        let later = recorder.clone();
+        tokio::spawn(async move { later.push(version(Change::Added, 7)) });
+        let seen = |world: &World| world.object(Kind::Pod, "a").map(revision);
+        assert_eq!(recorder.wait(Duration::from_secs(5), "the Pod", seen).await.unwrap(), 7);
+
+        recorder.push(version(Change::Deleted, 8));
+        let error = recorder.wait(Duration::from_millis(20), "the Pod", seen).await.unwrap_err();
+        assert_eq!(error.to_string(), "waited 0 s in vain for the Pod");
+    }
+
+    #[tokio::test]
+    async fn trouble_ends_a_wait_at_once() {
+        let recorder = Recorder::default();
+        recorder.push(What::Trouble("no binding".into()));
+        let error = recorder.wait(Duration::from_secs(60), "x", |_| None::<()>).await.unwrap_err();
+        assert!(error.to_string().contains("no binding"), "{error}");
+    }
+
+    #[test]
+    fn versions_are_in_the_order_of_the_api_server() {
+        let recorder = Recorder::default();
+        for revision in [9, 10, 8] {
+            recorder.push(version(Change::Modified, revision));
+        }
+        let history = recorder.history();
+        let order: Vec<u64> = history.versions(Kind::Pod).iter().map(|version| version.revision()).collect();
+        assert_eq!(order, [8, 9, 10]);
+    }
+
+    #[test]
+    fn a_write_is_done_when_the_api_server_said_so() {
+        let request = |id, write| What::Request(Request { id, write, ..Request::default() });
+        let reply = |id, status| What::Reply(Reply { id, status, ..Reply::default() });
+        let recorder = Recorder::default();
+        for what in [request(1, Some(1)), request(2, None), request(3, Some(2)), reply(3, 409), reply(1, 201)] {
+            recorder.push(what);
+        }
+        let history = recorder.history();
+        let done: Vec<(u64, bool)> =
+            history.writes().iter().map(|write| (write.request.id, write.is_done())).collect();
+        assert_eq!(done, [(1, true), (3, false)]);
+    }
+}

@@ -1,0 +1,11 @@
+//! Stories: what users do and see, on the real kubelet, container runtime, DNS, object store and Helm.
+//!
+//! Each has a namespace of its own that enforces the restricted Pod Security Standard.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a story stops at what it did not expect")]
+
+mod control;
+mod failure;
+mod install;
+mod success;
+mod world;
