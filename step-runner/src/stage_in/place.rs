@@ -67,7 +67,7 @@ impl Place {
             Some(directory) => {
                 let (parent, name) = slot.0.rsplit_once('/').unwrap_or((".", &slot.0));
                 let parent = if parent == "." {
-                    rustix::io::dup(directory).map_err(Into::into)
+                    rustix::io::dup(directory)
                 } else {
                     beneath::open(directory.as_fd(), parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
                 };

@@ -24,7 +24,7 @@ pub(crate) struct Sent {
 
 enum Begun<R> {
     Whole(Sent),
-    Parts(Source<R>, Bytes, OwnedSemaphorePermit),
+    Parts(Box<Source<R>>, Bytes, OwnedSemaphorePermit),
 }
 
 /// A reader with its hash, passed to and from the threads that block.
@@ -58,7 +58,7 @@ impl Store {
                 self.trying(&name, || self.objects().put(&path, first.clone().into())).await?;
                 return Ok(Begun::Whole(source.finish()));
             }
-            Ok(Begun::Parts(source, first, permit))
+            Ok(Begun::Parts(Box::new(source), first, permit))
         };
         let begun = tokio::select! {
             begun = begin => begun?,
@@ -66,7 +66,7 @@ impl Store {
         };
         let (source, first, permit) = match begun {
             Begun::Whole(sent) => return Ok(sent),
-            Begun::Parts(source, first, permit) => (source, first, permit),
+            Begun::Parts(source, first, permit) => (*source, first, permit),
         };
         let mut parts = tokio::select! {
             parts = Parts::begin(self, &path, &name) => parts?,
