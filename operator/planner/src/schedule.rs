@@ -1,5 +1,7 @@
 //! [`plan`]: one pass over the stages that have not ended.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value};
@@ -154,6 +156,7 @@ pub fn plan(graph: &Graph, run: &Run<'_>, observed: &Observed, now: Timestamp) -
         live: phases.iter().filter(|phase| is_live(**phase)).count(),
         phases,
         changed: vec![None; graph.nodes().len()],
+        unwritten: BTreeSet::new(),
         actions: Vec::new(),
         requeue_at: None,
     };
@@ -176,6 +179,8 @@ struct Pass<'a> {
     /// How many stages are alive.
     live: usize,
     changed: Vec<Option<Box<StageStatus>>>,
+    /// Stages that failed in this pass, were stopped, or were skipped because of such ones.
+    unwritten: BTreeSet<usize>,
     actions: Vec<Action>,
     requeue_at: Option<Timestamp>,
 }
@@ -194,6 +199,9 @@ impl<'a> Pass<'a> {
         let (before, after) = (self.phases[node], row.phase);
         self.live = self.live + usize::from(is_live(after)) - usize::from(is_live(before));
         self.phases[node] = after;
+        if matches!(after, StagePhase::Failed | StagePhase::Cancelled) {
+            self.unwritten.insert(node);
+        }
         if row != *self.prior(node) {
             self.changed[node] = Some(Box::new(row));
         }
@@ -459,8 +467,9 @@ impl<'a> Pass<'a> {
         let mut main_ended = true;
         for node in 0..self.phases.len() {
             if node == main {
-                main_ended = (0..main).all(|node| self.has_ended(node));
-                if !main_ended && self.phases[..main].iter().all(|phase| phase.is_terminal()) {
+                let ended = self.phases[..main].iter().all(|phase| phase.is_terminal());
+                main_ended = ended && self.unwritten.is_empty();
+                if ended && !main_ended {
                     self.look_again(self.now);
                 }
             }
@@ -482,11 +491,10 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Whether a stage has ended so that others may start because of it: a success is kept by its commit record, any other end only
+    /// Whether a stage has ended so that others may start because of it: a success is kept by its commit record, and a failure only
     /// by the status that was written.
     fn has_ended(&self, node: usize) -> bool {
-        let phase = self.phases[node];
-        phase == StagePhase::Succeeded || (phase.is_terminal() && self.changed[node].is_none())
+        self.phases[node].is_terminal() && !self.unwritten.contains(&node)
     }
 
     fn current(&self, node: usize) -> &StageStatus {
@@ -545,6 +553,9 @@ impl<'a> Pass<'a> {
     }
 
     fn skip(&mut self, node: usize, reason: Reason, message: String) {
+        if self.node(node).needs.iter().any(|need| self.unwritten.contains(&need.node)) {
+            self.unwritten.insert(node);
+        }
         let mut row = self.prior(node).clone();
         row.phase = StagePhase::Skipped;
         reason.as_str().clone_into(&mut row.reason);

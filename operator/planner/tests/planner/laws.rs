@@ -13,6 +13,8 @@ use crate::world::World;
 enum Move {
     /// The operator looks at the run, with or without a reason, and crashes before its n-th effect.
     Look(Option<usize>),
+    /// It looks, acts, and its status is not written.
+    LookInVain,
     /// It hears of one Pod.
     Hear(usize),
     /// One Pod moves.
@@ -33,6 +35,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     let any = prop_oneof![
         6 => Just(Move::Look(None)),
         3 => (0..6_usize).prop_map(|at| Move::Look(Some(at))),
+        1 => Just(Move::LookInVain),
         6 => (0..8_usize).prop_map(Move::Hear),
         6 => (0..8_usize).prop_map(Move::Pod),
         1 => Just(Move::Wait),
@@ -65,6 +68,10 @@ fn apply(world: &mut World, one: Move) {
             world.crash_before = crash.map(|after| world.effects + after);
             world.reconcile();
             world.crash_before = None;
+        }
+        Move::LookInVain => {
+            world.fail_write = true;
+            world.reconcile();
         }
         Move::Hear(which) => {
             let late = world.late();
@@ -130,6 +137,7 @@ proptest! {
         for one in moves {
             apply(&mut world, one);
         }
+        world.fail_write = false;
         world.set_suspend(false);
         world.finish();
         assert_as_expected(&case, &world);
@@ -142,6 +150,7 @@ proptest! {
         for one in moves {
             apply(&mut world, one);
         }
+        world.fail_write = false;
         world.set_suspend(false);
         world.finish();
         let alive = world.pods.values().filter(|pod| pod.is_live()).count();

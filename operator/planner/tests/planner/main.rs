@@ -6,4 +6,6 @@
 mod case;
 mod exhaustive;
 mod laws;
+mod scenarios;
+mod story;
 mod world;

@@ -30,12 +30,14 @@ pub fn needs(world: &World, stage: &Stage) -> Vec<(String, BTreeSet<Branch>)> {
 }
 
 impl World {
-    pub(super) fn check_create(&self, node: usize, attempt: u32) {
-        let name = self.graph.nodes()[node].name();
+    pub(super) fn check_create(&mut self, node: usize, attempt: u32) {
+        let graph = std::rc::Rc::clone(&self.graph);
+        let name = graph.nodes()[node].name();
         let is_main = node < self.spec.stages.len();
         let what = format!("created {name} a{attempt}");
         assert!(!self.ended(), "{what} after the run had ended");
         assert!(!self.suspend, "{what} while suspended");
+        assert!(!self.skipped.contains(name), "{what} though others were started because it would not");
         assert!(
             self.state == RunState::Active || (self.state == RunState::Cancelled && !is_main),
             "{what} while stopping"
@@ -57,11 +59,11 @@ impl World {
                 "{what} over the budget"
             );
         }
-        for (other, on) in needs(self, self.graph.nodes()[node].stage()) {
+        for (other, on) in needs(self, graph.nodes()[node].stage()) {
             assert!(self.ended_in(&other, &on), "{what} before {other} had ended in one of {on:?}");
         }
         if !is_main {
-            for other in &self.spec.stages {
+            for other in &std::rc::Rc::clone(&self.spec).stages {
                 let on = BTreeSet::from([Branch::Succeeded, Branch::Failed, Branch::Skipped]);
                 assert!(self.ended_in(&other.name, &on), "{what} before {} had ended", other.name);
             }
@@ -73,14 +75,19 @@ impl World {
         }
     }
 
-    /// Whether a stage has ended for good in one of these ways: a success stands in its commit record, all else in the status.
-    fn ended_in(&self, name: &str, on: &BTreeSet<Branch>) -> bool {
+    /// Whether a stage has ended for good in one of these ways: a success stands in its commit record, a failure in the status. That
+    /// one is skipped follows from those, and shows later.
+    fn ended_in(&mut self, name: &str, on: &BTreeSet<Branch>) -> bool {
         let row = self.row(name);
         let branch = match row.phase {
             StagePhase::Failed | StagePhase::Cancelled => Branch::Failed,
             StagePhase::Skipped => Branch::Skipped,
             StagePhase::Succeeded => Branch::Succeeded,
             _ if self.commits.contains_key(name) => Branch::Succeeded,
+            StagePhase::Waiting if !self.pods.keys().any(|key| key.0 == name) => {
+                self.skipped.insert(name.to_owned());
+                Branch::Skipped
+            }
             _ => return false,
         };
         on.contains(&branch)
@@ -93,6 +100,11 @@ impl World {
         for (before, after) in old.stages.iter().zip(&new.stages) {
             assert_eq!(before.name, after.name);
             assert!(!before.phase.is_terminal() || before == after, "an ended row changed: {before:?} {after:?}");
+            let strange = after.phase.is_terminal() && after.phase != StagePhase::Skipped;
+            assert!(
+                !strange || !self.skipped.contains(&after.name),
+                "others were started because of a skip: {after:?}"
+            );
             assert!(before.attempt <= after.attempt, "an attempt was taken back: {before:?} {after:?}");
             assert_eq!(after.retry_at.is_some(), after.phase == StagePhase::Retrying, "{after:?}");
             assert_eq!(after.pod.is_empty(), after.attempt.is_none(), "{after:?}");

@@ -73,6 +73,10 @@ pub struct World {
     pub effects: usize,
     /// The operator crashes before the effect of this number.
     pub crash_before: Option<usize>,
+    /// The next write of the status meets a conflict, or is put off.
+    pub fail_write: bool,
+    /// Stages that must end as skipped, since others were started because of that.
+    skipped: BTreeSet<String>,
     uids: u32,
 }
 
@@ -117,6 +121,8 @@ impl World {
             done: Vec::new(),
             effects: 0,
             crash_before: None,
+            fail_write: false,
+            skipped: BTreeSet::new(),
             uids: 0,
         }
     }
@@ -202,6 +208,7 @@ impl World {
         let plan = self.plan();
         self.requeue_at = plan.requeue_at;
         let mut notes = Vec::new();
+        let mut stands = true;
         for action in &plan.actions {
             if let Action::Emit(note) = action {
                 notes.push(note.clone());
@@ -211,17 +218,19 @@ impl World {
                 return;
             }
             match action {
-                Action::Launch { node, attempt } => {
-                    if !self.create(*node, *attempt) {
-                        // Refused: nothing of this plan is written, the next one knows of the refusal.
-                        self.due = true;
-                        return;
-                    }
-                }
+                Action::Launch { node, attempt } => stands &= self.create(*node, *attempt),
                 Action::Stop { node, attempt, pod, uid } => self.delete(*node, *attempt, pod, uid),
-                Action::Confirm { node, attempt, .. } => self.confirm(*node, *attempt),
+                Action::Confirm { node, attempt, .. } => {
+                    self.confirm(*node, *attempt);
+                    stands = false;
+                }
                 Action::Emit(_) => {}
             }
+        }
+        if !stands || std::mem::take(&mut self.fail_write) {
+            // Nothing of this plan is written; the next one knows of the refusal, or of what was read.
+            self.due = true;
+            return;
         }
         if plan.changes(&self.status) {
             if self.crashes() {
@@ -259,7 +268,7 @@ impl World {
         self.due = true;
     }
 
-    /// Returns whether the planner may go on.
+    /// Returns whether it was created, or was there.
     fn create(&mut self, node: usize, attempt: u32) -> bool {
         let stage = self.name(node);
         let key = (stage.clone(), attempt);

@@ -82,6 +82,16 @@ impl Pod {
         !matches!(self.life, Life::Ended(_))
     }
 
+    /// How far it is, in a word.
+    pub fn word(&self) -> &'static str {
+        match &self.life {
+            Life::Pending(_) => "waits",
+            Life::Running(_) => "runs",
+            Life::Ended(ended) if ended.committed.is_some() => "has committed and ended",
+            Life::Ended(_) => "has ended",
+        }
+    }
+
     pub fn attempt(&self, number: u32) -> Attempt {
         Attempt {
             number,
@@ -118,6 +128,14 @@ impl World {
                     (Life::Ended(_), _) => false,
                 }
         })
+    }
+
+    /// A Pod says why it has not started.
+    pub fn waits(&mut self, stage: &str, attempt: u32, reason: &str, message: &str) {
+        let key = (stage.to_owned(), attempt);
+        let waiting = Waiting { reason: reason.to_owned(), message: message.to_owned(), verdict: None };
+        self.pods.get_mut(&key).unwrap().life = Life::Pending(waiting);
+        self.deliver(&key);
     }
 
     /// A Pod moves one step. The operator does not know it yet.
