@@ -112,7 +112,13 @@ impl Api {
     }
 
     /// Sends a request as it is, and returns the answer with its body still on the way.
-    pub async fn forward(&self, method: Method, target: &str, headers: HeaderMap, body: Bytes) -> Result<Response<Incoming>> {
+    pub async fn forward(
+        &self,
+        method: Method,
+        target: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>> {
         let mut request = Request::builder().method(method).uri(format!("{}{target}", self.server));
         if let Some(all) = request.headers_mut() {
             *all = headers;
@@ -138,7 +144,8 @@ impl Api {
         if code.is_success() {
             return Ok(value);
         }
-        let message = value["message"].as_str().map_or_else(|| String::from_utf8_lossy(&bytes).into_owned(), str::to_owned);
+        let message =
+            value["message"].as_str().map_or_else(|| String::from_utf8_lossy(&bytes).into_owned(), str::to_owned);
         Err(ApiError::Refused { method, path, code: code.as_u16(), message })
     }
 

@@ -81,7 +81,14 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused() {
-        let wrong = ["", "A:chain3:k=0:KillBefore", "B:chain3:k=1:KillBefore", "A:chain3:1:KillBefore", "A:c:k=1:Kill", "A:c:k=1:KillBefore:x"];
+        let wrong = [
+            "",
+            "A:chain3:k=0:KillBefore",
+            "B:chain3:k=1:KillBefore",
+            "A:chain3:1:KillBefore",
+            "A:c:k=1:Kill",
+            "A:c:k=1:KillBefore:x",
+        ];
         for text in wrong {
             assert!(text.parse::<CaseName>().is_err(), "{text}");
         }

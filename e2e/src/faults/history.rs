@@ -417,8 +417,7 @@ mod tests {
             recorder.push(what);
         }
         let history = recorder.history();
-        let done: Vec<(u64, bool)> =
-            history.writes().iter().map(|write| (write.request.id, write.is_done())).collect();
+        let done: Vec<(u64, bool)> = history.writes().iter().map(|write| (write.request.id, write.is_done())).collect();
         assert_eq!(done, [(1, true), (3, false)]);
     }
 }

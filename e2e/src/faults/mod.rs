@@ -12,6 +12,7 @@
 pub mod api;
 pub mod fault;
 pub mod history;
+pub mod kubelet;
 pub mod observer;
 pub mod operator;
 pub mod proxy;

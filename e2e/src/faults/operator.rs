@@ -145,7 +145,8 @@ impl Supervisor {
         let Options { program, namespace, kubeconfig, logs, pod_ttl } = &self.options;
         let Ports { health, report } = self.ports;
         let path = logs.join(format!("operator-{number}.log"));
-        let log = OpenOptions::new().create(true).append(true).open(&path).with_context(|| path.display().to_string())?;
+        let log =
+            OpenOptions::new().create(true).append(true).open(&path).with_context(|| path.display().to_string())?;
         let mut command = Command::new(program);
         command.env_clear().env("RUST_BACKTRACE", "1").env("KUBECONFIG", kubeconfig);
         command.env("TRAINYARD_NAMESPACES", namespace);

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -94,7 +95,20 @@ struct Shared {
 struct Connection {
     process: u32,
     /// The answer that is on its way is the last that this process hears.
-    last_answer: Notify,
+    last_answer: AtomicBool,
+    /// Says that this has just become so.
+    is_last: Notify,
+}
+
+impl Connection {
+    fn new(process: u32) -> Self {
+        Self { process, last_answer: AtomicBool::new(false), is_last: Notify::new() }
+    }
+
+    fn answer_is_last(&self) {
+        self.last_answer.store(true, Ordering::SeqCst);
+        self.is_last.notify_one();
+    }
 }
 
 /// The connection ends without an answer.
@@ -108,20 +122,23 @@ impl Shared {
     async fn serve(self: Arc<Self>, stream: TcpStream) {
         // Small answers are not held back for a full packet: waiting is not what is tested.
         let _ = stream.set_nodelay(true);
-        let connection = Arc::new(Connection { process: self.killer.process(), last_answer: Notify::new() });
+        let connection = Arc::new(Connection::new(self.killer.process()));
         let service = service_fn(|request| {
             let task = tokio::spawn(Arc::clone(&self).answer(Arc::clone(&connection), request));
             async { task.await.unwrap_or(Err(Cut)) }
         });
         let mut served = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
         tokio::select! {
-            _ = served.as_mut() => return,
-            () = connection.last_answer.notified() => {}
+            _ = served.as_mut() => {}
+            () = connection.is_last.notified() => {
+                // Ends when the answer is in the kernel's hands.
+                served.as_mut().graceful_shutdown();
+                let _ = served.await;
+            }
         }
-        // Ends when the answer is in the kernel's hands.
-        served.as_mut().graceful_shutdown();
-        let _ = served.await;
-        self.strike().await;
+        if connection.last_answer.load(Ordering::SeqCst) {
+            self.strike().await;
+        }
     }
 
     /// Kills the operator, and comes back when it is dead.
@@ -150,7 +167,11 @@ impl Shared {
         (numbers.requests, write)
     }
 
-    async fn answer(self: Arc<Self>, connection: Arc<Connection>, request: http::Request<Incoming>) -> Result<Answer, Cut> {
+    async fn answer(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        request: http::Request<Incoming>,
+    ) -> Result<Answer, Cut> {
         let (head, body) = request.into_parts();
         let Ok(body) = body.collect().await else { return Err(Cut) };
         let body = body.to_bytes();
@@ -173,8 +194,12 @@ impl Shared {
         let status = answer.status.as_u16();
         if write.is_none() {
             self.recorder.push(What::Reply(Reply { id, status, body: Value::Null }));
-            let watching = head.uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("watch=")));
-            return Ok(Response::from_parts(answer, if watching { self.tapped(&connection, incoming) } else { incoming.boxed() }));
+            let watching =
+                head.uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("watch=")));
+            return Ok(Response::from_parts(
+                answer,
+                if watching { self.tapped(&connection, incoming) } else { incoming.boxed() },
+            ));
         }
         let Ok(body) = incoming.collect().await else { return Err(Cut) };
         let body = body.to_bytes();
@@ -184,7 +209,7 @@ impl Shared {
                 self.strike().await;
                 return Err(Cut);
             }
-            Some(Fault::KillAfterReply) => connection.last_answer.notify_one(),
+            Some(Fault::KillAfterReply) => connection.answer_is_last(),
             Some(Fault::KillBefore) | None => {}
         }
         Ok(Response::from_parts(answer, Full::new(body).map_err(|never| match never {}).boxed()))
@@ -220,7 +245,11 @@ fn watched(process: u32, line: &[u8]) -> What {
     let event: Value = serde_json::from_slice(line).unwrap_or_default();
     let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or("?").to_owned();
     let (kind, name) = (text("/object/kind"), text("/object/metadata/name"));
-    What::Watched { process, event: text("/type"), object: format!("{kind} {name}@{}", text("/object/metadata/resourceVersion")) }
+    What::Watched {
+        process,
+        event: text("/type"),
+        object: format!("{kind} {name}@{}", text("/object/metadata/resourceVersion")),
+    }
 }
 
 /// The headers without those that are about one connection, and without anything that would make a body unreadable here.

@@ -25,9 +25,7 @@ async fn server() -> SocketAddr {
 }
 
 fn watch_events() -> Bytes {
-    let event = |kind: &str, revision: u32| {
-        json!({"type": kind, "object": {"kind": "Pod", "metadata": {"name": "a", "resourceVersion": revision.to_string()}}})
-    };
+    let event = |kind: &str, revision: u32| json!({"type": kind, "object": {"kind": "Pod", "metadata": {"name": "a", "resourceVersion": revision.to_string()}}});
     format!("{}\n{}\n", event("ADDED", 4), event("MODIFIED", 5)).into()
 }
 
@@ -54,7 +52,8 @@ impl World {
     /// What comes back on a connection of its own; empty if it was cut.
     async fn ask(&self, method: &str, target: &str) -> String {
         let mut stream = TcpStream::connect(self.proxy.address).await.unwrap();
-        let head = format!("{method} {target} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
+        let head =
+            format!("{method} {target} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer).await;
