@@ -1,15 +1,67 @@
-# Thin: every target is one command that a person could type.
+# Thin: every target is one command that a person could type. `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
 E2E := cargo run --quiet --package trainyard-e2e --
+CACHE := $(or $(TRAINYARD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trainyard)
+CARGO_DENY := $(CACHE)/tools/bin/cargo-deny
+CARGO_DENY_VERSION := 0.20.2
 
-.PHONY: cluster cluster-down images
+.PHONY: help demo test bench cluster cluster-down images install generate lint unit api faults store chart stories docs
 
-# A real Kubernetes on this machine. The first time, its programs are built: ten minutes.
-cluster:
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
+
+demo: ## from a bare machine to a trained model: cluster, store, Trainyard, one run of examples/iris
+	$(E2E) demo
+
+test: lint unit chart api store faults stories ## everything that must hold
+
+bench: ## measure what the documents claim; writes target/bench/results.json
+	$(E2E) bench
+
+cluster: ## a real Kubernetes on this machine; the first time its programs are built: ten minutes
 	$(E2E) cluster up
 
-cluster-down:
+cluster-down: ## stop it and remove all that it made
 	$(E2E) cluster down
 
-# Every image of deploy/images, into that cluster or the one of KUBECONFIG.
-images:
+images: ## every image of deploy/images, into that cluster or the one of KUBECONFIG
 	$(E2E) image load
+
+install: ## operator and runner as they are in this tree, by the chart, into that cluster
+	$(E2E) install
+
+generate: ## what is generated from the API types: CRDs, chart, kustomize base, reference
+	cargo run --quiet --package trainyard-crds --features crdgen --bin crdgen
+	cargo run --quiet --package trainyard-crds --features crdgen --bin crddoc
+	charts/generate.sh
+
+lint: $(CARGO_DENY) ## format, lints, documentation, licences
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	$(CARGO_DENY) --log-level error check bans licenses sources
+
+$(CARGO_DENY):
+	cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root $(CACHE)/tools
+
+unit: ## every test that needs no cluster
+	cargo test --workspace --all-features --lib --bins
+	cargo test --workspace --doc
+	cargo test --package trainyard-planner --package step-protocol --package trainyard-crds --package trainyard-operator --all-features --tests
+
+chart: ## the chart and the kustomize base, rendered
+	$(E2E) tools -- charts/test.sh
+
+api: ## the API types on a real API server
+	cargo test --package trainyard-e2e --test api --test architecture --test images
+
+store: ## the runner, and its stores: files, a volume, a real S3 server
+	cargo build --quiet --package step-runner
+	$(E2E) store local -- cargo test --package step-runner --tests
+
+faults: ## the operator killed at every write
+	cargo test --package trainyard-e2e --test faults -- --nocapture
+
+stories: ## what users do, on the real kubelet
+	cargo test --package trainyard-e2e --test cluster --test stories -- --nocapture --test-threads=1

@@ -102,20 +102,22 @@ impl Connection {
     /// Writes an object.
     pub fn put(&self, bucket: &str, key: &str, bytes: Vec<u8>) -> Result<(), Error> {
         let client = self.client(bucket, key)?;
-        self.runtime
-            .block_on(client.put(&key.into(), bytes.into()))
-            .map(|_| ())
-            .map_err(|source| Error::Store { bucket: bucket.to_owned(), key: key.to_owned(), source })
+        self.runtime.block_on(client.put(&key.into(), bytes.into())).map(|_| ()).map_err(|source| Error::Store {
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            source,
+        })
     }
 
     /// Reads an object.
     pub fn get(&self, bucket: &str, key: &str) -> Result<Vec<u8>, Error> {
         let client = self.client(bucket, key)?;
         let read = async { client.get(&key.into()).await?.bytes().await };
-        self.runtime
-            .block_on(read)
-            .map(|bytes| bytes.to_vec())
-            .map_err(|source| Error::Store { bucket: bucket.to_owned(), key: key.to_owned(), source })
+        self.runtime.block_on(read).map(|bytes| bytes.to_vec()).map_err(|source| Error::Store {
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            source,
+        })
     }
 
     /// The keys below a prefix, sorted.
@@ -124,17 +126,25 @@ impl Connection {
         let client = self.client(bucket, prefix)?;
         let prefix_path = object_store::path::Path::from(prefix);
         let listed = client.list(Some(&prefix_path)).map_ok(|meta| meta.location.to_string()).try_collect::<Vec<_>>();
-        let mut keys = self
-            .runtime
-            .block_on(listed)
-            .map_err(|source| Error::Store { bucket: bucket.to_owned(), key: prefix.to_owned(), source })?;
+        let mut keys = self.runtime.block_on(listed).map_err(|source| Error::Store {
+            bucket: bucket.to_owned(),
+            key: prefix.to_owned(),
+            source,
+        })?;
         keys.sort();
         Ok(keys)
     }
 }
 
 /// Uploads one file.
-pub fn upload(cluster: &Cluster, namespace: &str, access: &Access, bucket: &str, key: &str, path: &Path) -> Result<(), Error> {
+pub fn upload(
+    cluster: &Cluster,
+    namespace: &str,
+    access: &Access,
+    bucket: &str,
+    key: &str,
+    path: &Path,
+) -> Result<(), Error> {
     let bytes = std::fs::read(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
     Connection::open(cluster, namespace, access)?.put(bucket, key, bytes)
 }

@@ -64,11 +64,27 @@ pub fn prepare(name: &str) -> Result<Cluster, Error> {
     }
     namespace(&cluster, NAMESPACE, &access)?;
     let data = paths::repository().join("examples/iris/data/iris.csv");
-    progress::step("data into s3://iris/raw/iris.csv", || bucket::upload(&cluster, store::NAMESPACE, &access, BUCKET, "raw/iris.csv", &data))?;
+    progress::step("data into s3://iris/raw/iris.csv", || {
+        bucket::upload(&cluster, store::NAMESPACE, &access, BUCKET, "raw/iris.csv", &data)
+    })?;
     progress::step("database and HTTP API", || {
         apply_folder(&cluster, NAMESPACE, "examples/iris/sources")?;
-        command::run(cluster.kubectl().args(["--namespace", NAMESPACE, "rollout", "status", "--timeout=180s", "deployment/iris-petals"]))?;
-        command::run(cluster.kubectl().args(["--namespace", NAMESPACE, "rollout", "status", "--timeout=180s", "deployment/iris-species"]))
+        command::run(cluster.kubectl().args([
+            "--namespace",
+            NAMESPACE,
+            "rollout",
+            "status",
+            "--timeout=180s",
+            "deployment/iris-petals",
+        ]))?;
+        command::run(cluster.kubectl().args([
+            "--namespace",
+            NAMESPACE,
+            "rollout",
+            "status",
+            "--timeout=180s",
+            "deployment/iris-species",
+        ]))
     })?;
     apply_folder(&cluster, NAMESPACE, "examples/iris")?;
     Ok(cluster)
@@ -115,7 +131,12 @@ pub fn run(name: &str) -> Result<(), Error> {
     let run = created.trim().rsplit('/').next().unwrap_or_default().to_owned();
     progress::line(&format!("kubectl --namespace {NAMESPACE} get plr {run} -w"));
     let mut watch = kubectl(&["get", "plr", &run, "--watch"]).stdout(Stdio::inherit()).spawn().map_err(Error::Start)?;
-    let waited = command::run(&mut kubectl(&["wait", "--for=condition=Finished", &format!("--timeout={LIMIT}"), &format!("plr/{run}")]));
+    let waited = command::run(&mut kubectl(&[
+        "wait",
+        "--for=condition=Finished",
+        &format!("--timeout={LIMIT}"),
+        &format!("plr/{run}"),
+    ]));
     watch.kill().ok();
     watch.wait().ok();
     waited?;
@@ -150,15 +171,29 @@ fn summary(run: &Value) -> String {
     let mut artifact_rows = vec![["ARTIFACT", "BYTES", "URI"].map(str::to_owned).to_vec()];
     for stage in stages {
         let name = text(&stage["name"]);
-        let results: Vec<String> =
-            stage["results"].as_object().into_iter().flatten().map(|(name, value)| format!("{name}={}", text(value))).collect();
-        stage_rows.push(vec![name.clone(), text(&stage["phase"]), text(&stage["attempt"]), text(&stage["reason"]), results.join(" ")]);
+        let results: Vec<String> = stage["results"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| format!("{name}={}", text(value)))
+            .collect();
+        stage_rows.push(vec![
+            name.clone(),
+            text(&stage["phase"]),
+            text(&stage["attempt"]),
+            text(&stage["reason"]),
+            results.join(" "),
+        ]);
         for (metric, value) in stage["metrics"].as_object().into_iter().flatten() {
             let value = value.as_f64().map_or_else(|| text(value), |number| format!("{number:.4}"));
             metric_rows.push(vec![metric.clone(), value, name.clone()]);
         }
         for output in stage["outputs"].as_array().into_iter().flatten() {
-            artifact_rows.push(vec![format!("{name}.{}", text(&output["name"])), text(&output["bytes"]), text(&output["uri"])]);
+            artifact_rows.push(vec![
+                format!("{name}.{}", text(&output["name"])),
+                text(&output["bytes"]),
+                text(&output["uri"]),
+            ]);
         }
     }
     let head = format!(
@@ -174,8 +209,9 @@ fn summary(run: &Value) -> String {
 /// Columns as wide as their widest cell, as kubectl prints them.
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> =
-        (0..columns).map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0))
+        .collect();
     let mut out = String::new();
     for row in rows {
         let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
