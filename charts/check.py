@@ -2,6 +2,7 @@
 
     check.py rights                what the chart's roles allow, exactly
     check.py pods                  the operator's Deployment keeps to restricted Pod Security; prints its environment
+    check.py network               the NetworkPolicy lets in reports and metrics, lets out DNS and the API server, and selects the operator
     check.py same FILE             the objects are those of FILE, but for what Helm and kustomize add
 """
 
@@ -105,6 +106,23 @@ def pods(all_objects):
     print(f"replicas={deployment['spec']['replicas']} strategy={deployment['spec']['strategy']['type']}")
 
 
+def network(all_objects):
+    (policy,) = [one["spec"] for one in all_objects if one["kind"] == "NetworkPolicy"]
+    (deployment,) = [one["spec"] for one in all_objects if one["kind"] == "Deployment"]
+    expect(policy["podSelector"] == deployment["selector"], "the NetworkPolicy does not select the operator")
+    for service in all_objects:
+        if service["kind"] == "Service":
+            expect(service["spec"]["selector"] == deployment["selector"]["matchLabels"], f"{name(service)} does not select the operator")
+    expect(policy["policyTypes"] == ["Ingress", "Egress"], "policyTypes")
+    report, health = policy["ingress"]
+    expect(report == {"ports": [{"port": "report", "protocol": "TCP"}], "from": [{"namespaceSelector": {}}]}, f"reports: {report}")
+    expect(health["ports"] == [{"port": "health", "protocol": "TCP"}], f"metrics: {health}")
+    dns, server = policy["egress"]
+    expect(dns == {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}, f"DNS: {dns}")
+    print("metrics from", json.dumps(health.get("from", "everywhere")))
+    print("to", json.dumps(server.get("to", "everywhere")), [port["port"] for port in server["ports"]])
+
+
 def plain(one):
     """Without what only Helm and kustomize add, and with the environment by name: kustomize puts what it patches first."""
     meta = one["metadata"]
@@ -123,11 +141,25 @@ def plain(one):
     return one
 
 
+def difference(left, right, path=""):
+    """The first place where the two differ."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        for key in sorted(set(left) | set(right)):
+            if left.get(key) != right.get(key):
+                return difference(left.get(key), right.get(key), f"{path}.{key}")
+    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        for index, (one, two) in enumerate(zip(left, right)):
+            if one != two:
+                return difference(one, two, f"{path}[{index}]")
+    return f"{path}: {json.dumps(left)[:200]} is not {json.dumps(right)[:200]}"
+
+
 def same(all_objects, other):
     left, right = ({name(one): plain(one) for one in some if one["kind"] != "Namespace"} for some in (all_objects, other))
     for key in sorted(set(left) | set(right)):
         expect(key in left and key in right, f"{key} is only on one side")
-        expect(left[key] == right[key], f"{key} differs:\n{json.dumps(left[key])}\n{json.dumps(right[key])}")
+        if left[key] != right[key]:
+            sys.exit(f"error: {key}{difference(left[key], right[key])}")
     print(f"{len(left)} objects")
 
 
@@ -138,6 +170,8 @@ def main():
         rights(given)
     elif command == "pods":
         pods(given)
+    elif command == "network":
+        network(given)
     elif command == "same":
         with open(rest[0], encoding="utf-8") as file:
             same(given, objects(file.read()))

@@ -64,6 +64,22 @@ pods() { # pods HELM-OPTIONS... -- LINES...
     done
 }
 
+network() { # network TEXT HELM-OPTIONS...
+    text=$1
+    shift
+    render --set crds.install=false "$@" | to_json >"$work/json" && python3 charts/check.py network <"$work/json" >"$work/network" && contains "$text" "$work/network"
+}
+
+kinds() { # kinds yes|no KIND HELM-OPTIONS...
+    expected=$1
+    kind=$2
+    shift 2
+    answer=no
+    render "$@" >"$work/kinds" || return
+    if grep -q "^kind: $kind\$" "$work/kinds"; then answer=yes; fi
+    [ $answer = "$expected" ]
+}
+
 same() { # same DIRECTORY HELM-OPTIONS...: kustomize gives what Helm gives
     build "deploy/kustomize/$1" | to_json >"$work/kustomize" || return
     shift
@@ -76,6 +92,13 @@ crd_text() { # Helm leaves the text of the CustomResourceDefinitions as it is, b
         awk '{ print } /^metadata:$/ { print "  annotations:\n    helm.sh/resource-policy: keep" }' "$file" >"$work/expected"
         python3 -c 'import sys; a, b = (open(p).read() for p in sys.argv[1:]); sys.exit(a.strip() not in b)' "$work/expected" "$work/crds" || return
     done
+}
+
+crd_braces() { # nor would Helm's own syntax in them be interpreted
+    rm -rf "$work/chart"
+    cp -r "$chart" "$work/chart"
+    printf 'a: 1\nmetadata:\n  b: "{{ .Values.replicas }} {{ nothing }}"\n' >"$work/chart/files/crds/braces.yaml"
+    "$helm" template trainyard "$work/chart" --kube-version 1.36.0 --show-only templates/crds.yaml >"$work/crds" && contains '{{ .Values.replicas }} {{ nothing }}' "$work/crds"
 }
 
 crds_listed() { # crds/yaml/Kustomization lists every file
@@ -172,6 +195,7 @@ for file in "$chart"/ci/*-values.yaml; do
     case_of "helm template with $name" quiet --values "$file"
 done
 case_of 'CRDs pass through Helm as they are' crd_text
+case_of 'CRDs with braces, too' crd_braces
 case_of 'a package is complete' package
 case_of 'part of another chart' subchart
 
@@ -188,6 +212,17 @@ case_of 'values reach the environment' pods --values $chart/ci/namespaces-values
     'TRAINYARD_DEFAULT_RESOURCES={"limits": {"memory": "1Gi", "nvidia.com/gpu": 1}, "requests": {"cpu": "500m", "memory": "1Gi"}}' \
     'TRAINYARD_DEFAULT_STORE={"credentials": {"secretName": "store"}, "s3": {"endpoint": "https://store.example.com", "region": "eu-central-1", "virtualHostedStyle": false}, "uri": "s3://models/it'"'"'s & \"so\" on"}'
 case_of 'a claim as store' pods --values $chart/ci/minimal-values.yaml -- 'TRAINYARD_DEFAULT_STORE={"volume": {"claimName": "artifacts", "subPath": "trainyard"}}'
+
+case_of 'network by default' network 'to "everywhere" [443, 6443, 8443, 16443]'
+case_of 'network to one API server' network 'to [{"ipBlock": {"cidr": "10.0.0.1/32"}}, {"ipBlock": {"cidr": "fd00::1/128"}}] [443]' --values $chart/ci/ha-values.yaml
+case_of 'network: metrics for Prometheus only' network 'metrics from [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]' \
+    --values $chart/ci/ha-values.yaml
+for kind in ServiceMonitor PodDisruptionBudget Secret ConfigMap; do case_of "by default no $kind" kinds no $kind; done
+for kind in ServiceMonitor PodDisruptionBudget; do case_of "asked for: $kind" kinds yes $kind --values $chart/ci/ha-values.yaml; done
+for kind in CustomResourceDefinition ValidatingAdmissionPolicy NetworkPolicy; do
+    case_of "by default $kind" kinds yes $kind
+    case_of "turned off: $kind" kinds no $kind --values $chart/ci/minimal-values.yaml
+done
 
 case_of 'refused: unknown key' refused 'replicaCount' --set replicaCount=2
 case_of 'refused: unknown key deeper' refused 'secret' --set defaultStore.uri=s3://b/p --set defaultStore.credentials.secretName=s --set defaultStore.credentials.secret=x
