@@ -62,7 +62,10 @@ pub(crate) fn open(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) 
     if check_relative(path).is_err() {
         return Err(Errno::INVAL);
     }
-    let mut flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut flags = flags | OFlags::CLOEXEC;
+    if !flags.contains(OFlags::DIRECTORY) {
+        flags |= OFlags::NOFOLLOW;
+    }
     if !flags.contains(OFlags::PATH) {
         // openat2 takes nothing beside O_PATH that O_PATH ignores.
         flags |= OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -82,7 +85,7 @@ fn open_by_parts(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) ->
     while let Some(part) = parts.next() {
         let base = at.as_ref().map_or(root, AsFd::as_fd);
         if parts.peek().is_none() {
-            return rustix::fs::openat(base, part, flags, mode);
+            return rustix::fs::openat(base, part, flags | OFlags::NOFOLLOW, mode);
         }
         at = Some(match rustix::fs::openat(base, part, directory, Mode::empty()) {
             // With O_PATH a link gives ENOTDIR.

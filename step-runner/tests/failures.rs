@@ -27,7 +27,7 @@ fn no_commit(world: &World, stage: &str) {
 fn an_exit_code_is_reported_with_the_last_lines() {
     let world = World::new();
     let done = world
-        .shell("s", 1, "seq 1 2000; echo 'the reason' >&2; exit 7")
+        .shell("s", 1, "seq 1 2000 >&2; echo 'the reason' >&2; exit 7")
         .run()
         .ended(Outcome::UserError)
         .says("exit code 7");

@@ -19,6 +19,8 @@ use object_store::{GetOptions, GetResultPayload, ObjectMeta, ObjectStore, Object
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+#[cfg(test)]
+mod conformance;
 mod download;
 mod error;
 mod http;
