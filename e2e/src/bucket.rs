@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 
 use object_store::aws::{AmazonS3, AmazonS3Builder};
@@ -48,6 +48,7 @@ pub enum Error {
 /// A connection to the store in a cluster for as long as it lives.
 pub struct Connection {
     forward: Child,
+    _output: Option<BufReader<ChildStdout>>,
     runtime: tokio::runtime::Runtime,
     access: Access,
     endpoint: String,
@@ -63,6 +64,8 @@ impl Drop for Connection {
 impl Connection {
     /// Connects to the store in this namespace.
     pub fn open(cluster: &Cluster, namespace: &str, access: &Access) -> Result<Self, Error> {
+        // One for the process; the client of the store leaves the choice to us.
+        rustls::crypto::ring::default_provider().install_default().ok();
         let failed = |detail: String| Error::Forward { namespace: namespace.to_owned(), detail };
         let mut forward = cluster
             .kubectl()
@@ -72,8 +75,10 @@ impl Connection {
             .spawn()
             .map_err(|error| failed(error.to_string()))?;
         let mut line = String::new();
-        if let Some(stdout) = forward.stdout.take() {
-            BufReader::new(stdout).read_line(&mut line).map_err(|error| failed(error.to_string()))?;
+        // Kept open: kubectl writes a line for every connection and would die of a closed pipe.
+        let mut output = forward.stdout.take().map(BufReader::new);
+        if let Some(output) = &mut output {
+            output.read_line(&mut line).map_err(|error| failed(error.to_string()))?;
         }
         // Forwarding from 127.0.0.1:40123 -> 7070
         let port = line.split_whitespace().find_map(|word| word.strip_prefix("127.0.0.1:")).map(str::to_owned);
@@ -83,7 +88,7 @@ impl Connection {
             return Err(failed(format!("it printed {line:?}")));
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-        Ok(Self { forward, runtime, access: access.clone(), endpoint: format!("http://127.0.0.1:{port}") })
+        Ok(Self { forward, _output: output, runtime, access: access.clone(), endpoint: format!("http://127.0.0.1:{port}") })
     }
 
     fn client(&self, bucket: &str, key: &str) -> Result<Arc<AmazonS3>, Error> {

@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use e2e::cluster::{self, Cluster, Options};
 use e2e::store::{self, Access, LocalVersity};
-use e2e::{demo, image, install, progress};
+use e2e::{bucket, demo, image, install, progress};
 use std::error::Error;
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -120,6 +120,28 @@ enum StoreCommand {
         #[arg(long, default_value = store::NAMESPACE)]
         namespace: String,
     },
+    /// Copy a file into the store in the cluster: store put data.csv s3://trainyard/raw/data.csv
+    Put {
+        #[command(flatten)]
+        cluster: Which,
+        /// Namespace of the store.
+        #[arg(long, default_value = store::NAMESPACE)]
+        namespace: String,
+        /// The file.
+        file: std::path::PathBuf,
+        /// Where it goes: s3://bucket/key.
+        to: String,
+    },
+    /// Print an object of the store in the cluster: store get s3://trainyard/raw/data.csv
+    Get {
+        #[command(flatten)]
+        cluster: Which,
+        /// Namespace of the store.
+        #[arg(long, default_value = store::NAMESPACE)]
+        namespace: String,
+        /// The object: s3://bucket/key.
+        from: String,
+    },
     /// Start an S3 server on this machine, run a command with its address in the environment, stop it.
     ///
     /// The command sees `TRAINYARD_TEST_S3_ENDPOINT`, `TRAINYARD_TEST_S3_BUCKET`, `AWS_ACCESS_KEY_ID`,
@@ -217,8 +239,28 @@ fn chosen(names: Vec<String>) -> Result<Vec<String>, image::Error> {
     if names.is_empty() { image::names() } else { Ok(names) }
 }
 
+/// Bucket and key of `s3://bucket/key`.
+fn object(uri: &str) -> Result<(&str, &str), String> {
+    uri.strip_prefix("s3://")
+        .and_then(|rest| rest.split_once('/'))
+        .filter(|(bucket, key)| !bucket.is_empty() && !key.is_empty())
+        .ok_or_else(|| format!("{uri} is not s3://bucket/key"))
+}
+
 fn stores(command: StoreCommand) -> Outcome {
     match command {
+        StoreCommand::Put { cluster, namespace, file, to } => {
+            let (bucket, key) = object(&to)?;
+            bucket::upload(&cluster.find()?, &namespace, &store::access(&namespace), bucket, key, &file)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        StoreCommand::Get { cluster, namespace, from } => {
+            use std::io::Write as _;
+            let (bucket, key) = object(&from)?;
+            let connection = bucket::Connection::open(&cluster.find()?, &namespace, &store::access(&namespace))?;
+            std::io::stdout().write_all(&connection.get(bucket, key)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
         StoreCommand::Up { cluster, namespace } => {
             let access = store::up(&cluster.find()?, &namespace)?;
             let Access { endpoint, bucket, .. } = &access;

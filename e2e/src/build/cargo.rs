@@ -6,8 +6,9 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Programs that go into images; each is the package of the same name.
-const PROGRAMS: [&str; 2] = ["trainyard-operator", "step-runner"];
+/// Programs that go into images, each the package of the same name, with their profiles: the runner is to be small, the operator is to
+/// survive a panic over one object, for which it must unwind.
+const PROGRAMS: [(&str, &str); 2] = [("trainyard-operator", "release"), ("step-runner", "runner")];
 
 /// The target that this machine's images are built for.
 #[must_use]
@@ -15,25 +16,25 @@ pub fn target_triple() -> String {
     format!("{}-unknown-linux-gnu", env::consts::ARCH)
 }
 
-/// Builds one of our programs with the profile `runner` and a static C library, and returns its path in the target folder.
+/// Builds one of our programs with its profile and a static C library, and returns its path in the target folder.
 ///
 /// Cargo decides whether there is something to do, so a second call is quick.
 pub fn static_binary(name: &str) -> Result<PathBuf, Error> {
-    if !PROGRAMS.contains(&name) {
+    let Some((_, profile)) = PROGRAMS.into_iter().find(|(program, _)| *program == name) else {
         return Err(Error::UnknownBinary(name.to_owned()));
-    }
+    };
     let target = target_triple();
     let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", target.to_uppercase().replace('-', "_"));
     let folder = env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| paths::repository().join("target"), |folder| paths::repository().join(folder));
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(paths::repository());
-    cargo.args(["build", "--quiet", "--profile", "runner", "--package", name, "--bin", name]);
+    cargo.args(["build", "--quiet", "--profile", profile, "--package", name, "--bin", name]);
     cargo.arg("--target").arg(&target).arg("--target-dir").arg(&folder);
     // For the target alone: build scripts and macros stay dynamic. Flags of the caller would undo that.
     cargo.env(flags, "-C target-feature=+crt-static").env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     command::run(&mut cargo).map_err(|source| Error::Build { what: format!("the static {name}"), source })?;
-    Ok(folder.join(target).join("runner").join(name))
+    Ok(folder.join(target).join(profile).join(name))
 }
 
 #[cfg(test)]

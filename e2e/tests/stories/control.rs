@@ -2,7 +2,7 @@
 
 use crate::world::{Story, stage};
 
-const LONG: &str = r#"
+const LONG: &str = r###"
 stages:
 - name: quick
   container: {script: "#!/bin/sh\necho 1 > \"$TRAINYARD_OUT_X\"\n"}
@@ -18,7 +18,7 @@ finally:
 - name: report
   container: {command: [sh, -c, 'echo "$0" > $TRAINYARD_ROOT/results/phase', $(run.phase)]}
   results: [{name: phase}]
-"#;
+"###;
 
 /// The same, its long stage waiting for an object that only this story writes.
 fn long(story: &Story) -> String {
@@ -34,15 +34,23 @@ fn cancel_stops_the_stages_and_runs_finally() {
     let story = Story::new("cancel");
     story.run("long", &long(&story));
     story.stage_until("long", "long", "Running");
-    patch(&story, "long", r#"{"state": "Cancelled"}"#);
+    patch(&story, "long", r###"{"state": "Cancelled"}"###);
     let run = story.finished("long");
-    assert_eq!((&run["status"]["phase"], &run["status"]["reason"]), (&"Cancelled".into(), &"Cancelled".into()), "{run:#}");
+    assert_eq!(
+        (&run["status"]["phase"], &run["status"]["reason"]),
+        (&"Cancelled".into(), &"Cancelled".into()),
+        "{run:#}"
+    );
     assert_eq!(stage(&run, "quick")["phase"], "Succeeded");
-    assert_eq!((&stage(&run, "long")["phase"], &stage(&run, "after")["phase"]), (&"Cancelled".into(), &"Cancelled".into()));
+    assert_eq!(
+        (&stage(&run, "long")["phase"], &stage(&run, "after")["phase"]),
+        (&"Cancelled".into(), &"Cancelled".into())
+    );
     assert_eq!(stage(&run, "report")["results"]["phase"], "Cancelled");
     let alive = story.kubectl(&["get", "pods", "--field-selector", "status.phase=Running", "--output", "name"]);
     assert!(!alive.contains("-long-a1"), "{alive}");
-    let refused = story.refused(&["patch", "plr", "long", "--type=merge", "--patch", r#"{"spec": {"state": "Active"}}"#]);
+    let refused =
+        story.refused(&["patch", "plr", "long", "--type=merge", "--patch", r###"{"spec": {"state": "Active"}}"###]);
     assert!(refused.contains("cannot become active again"), "{refused}");
 }
 
@@ -51,7 +59,7 @@ fn terminate_stops_everything() {
     let story = Story::new("terminate");
     story.run("long", &long(&story));
     story.stage_until("long", "long", "Running");
-    patch(&story, "long", r#"{"state": "Terminated"}"#);
+    patch(&story, "long", r###"{"state": "Terminated"}"###);
     let run = story.finished("long");
     assert_eq!(run["status"]["phase"], "Cancelled", "{run:#}");
     assert_eq!(stage(&run, "report")["phase"], "Cancelled");
@@ -62,24 +70,28 @@ fn suspend_holds_the_next_stage_until_resumed() {
     let story = Story::new("suspend");
     story.run(
         "held",
-        r#"
+        r###"
 stages:
 - {name: a, container: {command: [sleep, "3"]}}
 - {name: b, container: {command: ["true"]}, dependsOn: [a]}
-"#,
+"###,
     );
     story.stage_until("held", "a", "Running");
-    patch(&story, "held", r#"{"suspend": true}"#);
+    patch(&story, "held", r###"{"suspend": true}"###);
     let run = story.until("plr/held", "Suspended", |run| run["status"]["phase"] == "Suspended");
-    assert_eq!((&stage(&run, "a")["phase"], &stage(&run, "b")["phase"]), (&"Succeeded".into(), &"Waiting".into()), "{run:#}");
-    patch(&story, "held", r#"{"suspend": false}"#);
+    assert_eq!(
+        (&stage(&run, "a")["phase"], &stage(&run, "b")["phase"]),
+        (&"Succeeded".into(), &"Waiting".into()),
+        "{run:#}"
+    );
+    patch(&story, "held", r###"{"suspend": false}"###);
     assert_eq!(story.finished("held")["status"]["phase"], "Succeeded");
 }
 
 #[test]
 fn rerun_from_failure_keeps_what_succeeded() {
     let story = Story::new("rerun");
-    let pipeline = r#"
+    let pipeline = r###"
 stages:
 - name: make
   container: {script: "#!/bin/sh\ndate +%s%N > \"$TRAINYARD_OUT_X\"\n"}
@@ -88,7 +100,7 @@ stages:
   container: {script: "#!/bin/sh\ntest -e \"$TRAINYARD_IN_GO\" && cp \"$TRAINYARD_IN_X\" \"$TRAINYARD_OUT_Y\"\n"}
   inputs: [{name: go, uri: "s3://trainyard/GO", optional: true}, {name: x, from: make.x}]
   outputs: [{name: y}]
-"#
+"###
     .replace("trainyard/GO", &format!("trainyard/{}", story.namespace()));
     story.run("first", &pipeline);
     let first = story.finished("first");
@@ -97,7 +109,9 @@ stages:
     let access = e2e::store::access(e2e::store::NAMESPACE);
     let store = e2e::bucket::Connection::open(crate::world::cluster(), e2e::store::NAMESPACE, &access).unwrap();
     store.put("trainyard", story.namespace(), b"go".to_vec()).unwrap();
-    story.apply("apiVersion: trainyard.dev/v1alpha1\nkind: PipelineRun\nmetadata: {name: second}\nspec: {rerun: {of: first}}\n");
+    story.apply(
+        "apiVersion: trainyard.dev/v1alpha1\nkind: PipelineRun\nmetadata: {name: second}\nspec: {rerun: {of: first}}\n",
+    );
     let second = story.finished("second");
     assert_eq!(second["status"]["phase"], "Succeeded", "{second:#}");
     assert_eq!(stage(&second, "make")["cachedFrom"]["run"], "first");
@@ -115,8 +129,9 @@ fn a_run_goes_after_its_time_to_live_and_an_edit_of_it_is_refused() {
         crate::world::busybox()
     ));
     story.finished("brief");
-    let refused = story.refused(&["patch", "plr", "brief", "--type=merge", "--patch", r#"{"spec": {"params": {"x": "b"}}}"#]);
+    let refused =
+        story.refused(&["patch", "plr", "brief", "--type=merge", "--patch", r###"{"spec": {"params": {"x": "b"}}}"###]);
     assert!(refused.contains("params"), "{refused}");
-    patch(&story, "brief", r#"{"ttl": "0s"}"#);
+    patch(&story, "brief", r###"{"ttl": "0s"}"###);
     story.kubectl(&["wait", "--for=delete", "--timeout=60s", "plr/brief"]);
 }

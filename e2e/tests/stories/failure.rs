@@ -7,7 +7,7 @@ fn a_failing_stage_shows_reason_exit_code_and_last_lines() {
     let story = Story::new("failure");
     story.run(
         "bad",
-        r#"
+        r###"
 stages:
 - name: load
   container: {script: "#!/bin/sh\necho reading table\necho no such column: petal >&2\nexit 3\n"}
@@ -18,7 +18,7 @@ finally:
 - name: report
   container: {command: [sh, -c, 'echo "$0" > $TRAINYARD_ROOT/results/phase', $(run.phase)]}
   results: [{name: phase}]
-"#,
+"###,
     );
     let run = story.finished("bad");
     assert_eq!(run["status"]["phase"], "Failed", "{run:#}");
@@ -40,12 +40,12 @@ fn a_stage_is_repeated_within_its_budget() {
     let story = Story::new("retry");
     story.run(
         "flaky",
-        r#"
+        r###"
 stages:
 - name: flaky
   container: {command: [sh, -c, 'test "$TRAINYARD_ATTEMPT" -ge 3']}
   retry: {limit: 2, backoff: {initial: 1s}}
-"#,
+"###,
     );
     let run = story.finished("flaky");
     assert_eq!(run["status"]["phase"], "Succeeded", "{run:#}");
@@ -60,13 +60,20 @@ fn out_of_memory_says_so_for_the_program_and_for_its_children() {
     let stages: String = [("parent", eat.to_owned()), ("child", format!("({eat}) || echo survived"))]
         .iter()
         .map(|(name, script)| {
-            format!("- name: {name}\n  container: {{script: {}, resources: {{limits: {{memory: 64Mi}}}}}}\n", serde_json::to_string(&format!("#!/bin/sh\n{script}\n")).unwrap())
+            format!(
+                "- name: {name}\n  container: {{script: {}, resources: {{limits: {{memory: 64Mi}}}}}}\n",
+                serde_json::to_string(&format!("#!/bin/sh\n{script}\n")).unwrap()
+            )
         })
         .collect();
     story.run("hungry", &format!("stages:\n{stages}"));
     let run = story.finished("hungry");
     for name in ["parent", "child"] {
-        assert_eq!((&stage(&run, name)["phase"], &stage(&run, name)["reason"]), (&"Failed".into(), &"OOMKilled".into()), "{run:#}");
+        assert_eq!(
+            (&stage(&run, name)["phase"], &stage(&run, name)["reason"]),
+            (&"Failed".into(), &"OOMKilled".into()),
+            "{run:#}"
+        );
     }
 }
 
@@ -75,7 +82,7 @@ fn an_output_that_was_promised_must_be_there() {
     let story = Story::new("output");
     story.run(
         "empty",
-        r#"
+        r###"
 stages:
 - name: missing
   container: {command: ["true"]}
@@ -83,7 +90,7 @@ stages:
 - name: link
   container: {script: "#!/bin/sh\nln -s /etc/passwd $TRAINYARD_OUT_MODEL\n"}
   outputs: [{name: model}]
-"#,
+"###,
     );
     let run = story.finished("empty");
     assert_eq!(stage(&run, "missing")["reason"], "OutputMissing", "{run:#}");
@@ -102,7 +109,10 @@ fn a_timeout_ends_the_stage_and_keeps_its_log() {
 #[test]
 fn what_keeps_a_pod_waiting_reaches_the_run() {
     let story = Story::new("waiting");
-    story.run("greedy", "stages:\n- {name: greedy, container: {command: [\"true\"], resources: {requests: {cpu: '9999'}}}}\n");
+    story.run(
+        "greedy",
+        "stages:\n- {name: greedy, container: {command: [\"true\"], resources: {requests: {cpu: '9999'}}}}\n",
+    );
     let run = story.until("plr/greedy", "Unschedulable", |run| run["status"]["reason"] == "Unschedulable");
     assert_eq!(run["status"]["phase"], "Running");
     assert!(run["status"]["message"].as_str().unwrap().contains("Insufficient cpu"), "{run:#}");
@@ -114,14 +124,17 @@ fn what_keeps_a_pod_waiting_reaches_the_run() {
     // Room comes, and the stage starts.
     story.kubectl(&["delete", "resourcequota", "none"]);
     assert_eq!(story.finished("over")["status"]["phase"], "Succeeded");
-    story.kubectl(&["patch", "plr", "greedy", "--type=merge", "--patch", r#"{"spec": {"state": "Terminated"}}"#]);
+    story.kubectl(&["patch", "plr", "greedy", "--type=merge", "--patch", r###"{"spec": {"state": "Terminated"}}"###]);
     assert_eq!(story.finished("greedy")["status"]["phase"], "Cancelled");
 }
 
 #[test]
 fn an_image_that_does_not_exist_fails_the_stage_and_never_starts_later() {
     let story = Story::new("image");
-    story.run("missing", "stages:\n- {name: a, container: {image: 'localhost/trainyard/nobody-made-this:1', command: [\"true\"]}}\n");
+    story.run(
+        "missing",
+        "stages:\n- {name: a, container: {image: 'localhost/trainyard/nobody-made-this:1', command: [\"true\"]}}\n",
+    );
     let waiting = story.until("plr/missing", "ImagePull", |run| run["status"]["reason"] == "ImagePull");
     assert!(waiting["status"]["message"].as_str().unwrap().contains("nobody-made-this"), "{waiting:#}");
     let run = story.finished("missing");
@@ -153,7 +166,7 @@ fn user_code_cannot_read_what_the_runner_knows() {
     let story = Story::new("secrets");
     story.run(
         "spy",
-        r##"
+        r###"
 stages:
 - name: spy
   container:
@@ -162,7 +175,7 @@ stages:
       { env; cat /proc/1/environ; cat /proc/1/mem; ls -l /proc/self/fd /proc/1/fd; cat /proc/1/task/1/environ; } > "$TRAINYARD_OUT_LOOT" 2>&1
       exit 0
   outputs: [{name: loot}]
-"##,
+"###,
     );
     let run = story.finished("spy");
     assert_eq!(run["status"]["phase"], "Succeeded", "{run:#}");

@@ -4,7 +4,7 @@ use crate::world::{Story, busybox, cluster, kubectl, stage};
 use e2e::{command, demo};
 
 /// Three stages: one writes, one adds, one reads both and writes a result.
-const CHAIN: &str = r#"
+const CHAIN: &str = r###"
 params: [{name: greeting, default: hello}]
 stages:
 - name: first
@@ -19,7 +19,7 @@ stages:
   inputs: [{name: text, from: second.text}]
   results: [{name: lines, type: integer}]
   metrics: [accuracy]
-"#;
+"###;
 
 fn delayed(seconds: u32) -> String {
     CHAIN.replace("${DELAY:-0}", &seconds.to_string())
@@ -36,7 +36,15 @@ fn a_chain_passes_data_results_and_metrics() {
     assert_eq!(stage(&run, "third")["metrics"]["accuracy"], 0.5);
     assert_eq!(story.artifact(&run, "second", "text", "text"), "hello\nworld\n");
     let table = story.kubectl(&["get", "plr"]);
-    assert!(table.lines().next().unwrap().split_whitespace().eq(["NAME", "PIPELINE", "PHASE", "PROGRESS", "STAGE", "REASON", "DURATION", "AGE"]), "{table}");
+    assert!(
+        table
+            .lines()
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .eq(["NAME", "PIPELINE", "PHASE", "PROGRESS", "STAGE", "REASON", "DURATION", "AGE"]),
+        "{table}"
+    );
     let description = story.kubectl(&["describe", "plr", "chain"]);
     for word in ["Started", "Succeeded", "s3://", "sha256:"] {
         assert!(description.contains(word), "no {word} in:\n{description}");
@@ -48,7 +56,16 @@ fn deleting_the_operator_in_the_middle_changes_nothing() {
     let story = Story::new("operator-killed");
     story.run("chain", &delayed(8));
     let before = story.stage_until("chain", "second", "Running");
-    kubectl(&["--namespace", "trainyard-system", "delete", "pod", "--selector", "app.kubernetes.io/name=trainyard", "--grace-period=0", "--force"]);
+    kubectl(&[
+        "--namespace",
+        "trainyard-system",
+        "delete",
+        "pod",
+        "--selector",
+        "app.kubernetes.io/name=trainyard",
+        "--grace-period=0",
+        "--force",
+    ]);
     let run = story.finished("chain");
     assert_eq!(run["status"]["phase"], "Succeeded", "{run:#}");
     assert_eq!(stage(&run, "second")["pod"], stage(&before, "second")["pod"]);
@@ -78,8 +95,13 @@ fn hello_says_hello() {
     let story = Story::new("hello");
     let folder = e2e::paths::repository().join("examples/hello");
     for file in ["pipeline.yaml", "run.yaml"] {
-        let text = std::fs::read_to_string(folder.join(file)).unwrap().replace("localhost/trainyard/busybox:1", &busybox());
-        command::input(cluster().kubectl().args(["--namespace", story.namespace(), "create", "--filename", "-"]), &text).unwrap();
+        let text =
+            std::fs::read_to_string(folder.join(file)).unwrap().replace("localhost/trainyard/busybox:1", &busybox());
+        command::input(
+            cluster().kubectl().args(["--namespace", story.namespace(), "create", "--filename", "-"]),
+            &text,
+        )
+        .unwrap();
     }
     let run = story.kubectl(&["get", "plr", "--output", "name"]);
     let name = run.trim().rsplit('/').next().unwrap();
@@ -92,7 +114,8 @@ fn hello_says_hello() {
 fn the_demo_trains_a_model_that_is_good_enough() {
     cluster();
     demo::run(e2e::cluster::DEFAULT_NAME).unwrap();
-    let runs = kubectl(&["--namespace", "iris", "get", "plr", "--sort-by=.metadata.creationTimestamp", "--output", "json"]);
+    let runs =
+        kubectl(&["--namespace", "iris", "get", "plr", "--sort-by=.metadata.creationTimestamp", "--output", "json"]);
     let runs: serde_json::Value = serde_json::from_str(&runs).unwrap();
     let run = runs["items"].as_array().unwrap().last().unwrap();
     let accuracy = stage(run, "evaluate")["metrics"]["accuracy"].as_f64().unwrap();

@@ -49,11 +49,14 @@ impl Story {
 
     /// What kubectl says when it refuses.
     pub(crate) fn refused(&self, arguments: &[&str]) -> String {
-        command::run(cluster().kubectl().args(["--namespace", &self.namespace]).args(arguments)).unwrap_err().to_string()
+        command::run(cluster().kubectl().args(["--namespace", &self.namespace]).args(arguments))
+            .unwrap_err()
+            .to_string()
     }
 
     pub(crate) fn apply(&self, yaml: &str) {
-        command::input(cluster().kubectl().args(["--namespace", &self.namespace, "apply", "--filename", "-"]), yaml).unwrap();
+        command::input(cluster().kubectl().args(["--namespace", &self.namespace, "apply", "--filename", "-"]), yaml)
+            .unwrap();
     }
 
     /// A run of this name with a pipeline of its own, all stages in busybox.
@@ -66,9 +69,15 @@ impl Story {
     }
 
     pub(crate) fn get(&self, object: &str) -> Option<Value> {
-        let text = command::run(
-            cluster().kubectl().args(["--namespace", &self.namespace, "get", object, "--output", "json", "--ignore-not-found"]),
-        )
+        let text = command::run(cluster().kubectl().args([
+            "--namespace",
+            &self.namespace,
+            "get",
+            object,
+            "--output",
+            "json",
+            "--ignore-not-found",
+        ]))
         .unwrap();
         if text.trim().is_empty() { None } else { Some(serde_json::from_str(&text).unwrap()) }
     }
@@ -78,7 +87,15 @@ impl Story {
         let mut watch = Watch(
             cluster()
                 .kubectl()
-                .args(["--namespace", &self.namespace, "get", object.split('/').next().unwrap(), "--watch", "--output", "json"])
+                .args([
+                    "--namespace",
+                    &self.namespace,
+                    "get",
+                    object.split('/').next().unwrap(),
+                    "--watch",
+                    "--output",
+                    "json",
+                ])
                 .args(["--request-timeout", &format!("{}s", LIMIT.as_secs())])
                 .args(["--field-selector", &format!("metadata.name={}", object.split('/').nth(1).unwrap())])
                 .stdout(Stdio::piped())
@@ -99,13 +116,20 @@ impl Story {
 
     /// Waits for a run's end as users do, and returns it.
     pub(crate) fn finished(&self, run: &str) -> Value {
-        self.kubectl(&["wait", "--for=condition=Finished", &format!("--timeout={}s", LIMIT.as_secs()), &format!("plr/{run}")]);
+        self.kubectl(&[
+            "wait",
+            "--for=condition=Finished",
+            &format!("--timeout={}s", LIMIT.as_secs()),
+            &format!("plr/{run}"),
+        ]);
         self.get(&format!("plr/{run}")).unwrap()
     }
 
     /// Waits for a stage of a run to be in a phase.
     pub(crate) fn stage_until(&self, run: &str, stage_name: &str, phase: &str) -> Value {
-        self.until(&format!("plr/{run}"), &format!("stage {stage_name} {phase}"), |run| stage(run, stage_name)["phase"] == phase)
+        self.until(&format!("plr/{run}"), &format!("stage {stage_name} {phase}"), |run| {
+            stage(run, stage_name)["phase"] == phase
+        })
     }
 
     /// Reads a file of a published output.
@@ -113,7 +137,8 @@ impl Story {
         let outputs = stage(run, stage_name)["outputs"].as_array().unwrap().clone();
         let uri = outputs.iter().find(|known| known["name"] == output).unwrap()["uri"].as_str().unwrap().to_owned();
         let (bucket, prefix) = uri.strip_prefix("s3://").unwrap().split_once('/').unwrap();
-        let connection = e2e::bucket::Connection::open(cluster(), store::NAMESPACE, &store::access(store::NAMESPACE)).unwrap();
+        let connection =
+            e2e::bucket::Connection::open(cluster(), store::NAMESPACE, &store::access(store::NAMESPACE)).unwrap();
         String::from_utf8(connection.get(bucket, &format!("{prefix}{file}")).unwrap()).unwrap()
     }
 }
