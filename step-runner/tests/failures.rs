@@ -51,7 +51,8 @@ fn a_signal_of_its_own_is_a_user_error() {
 #[test]
 fn a_timeout_ends_the_whole_group() {
     let world = World::new();
-    let mut step = world.shell("s", 1, "trap '' TERM; sleep 1000 & echo $! > $TRAINYARD_ROOT/pid; wait; sleep 1000").grace(0);
+    let mut step =
+        world.shell("s", 1, "trap '' TERM; sleep 1000 & echo $! > $TRAINYARD_ROOT/pid; wait; sleep 1000").grace(0);
     step.spec.timeout_seconds = Some(1);
     let done = step.run().ended(Outcome::Timeout).says("timeout of 1 s");
     let pid: i32 = std::fs::read_to_string(done.root.join("pid")).unwrap().trim().parse().unwrap();
@@ -65,7 +66,8 @@ fn term_is_passed_on_and_means_disrupted() {
     let done = signalled(world.shell("s", 1, "echo ready; sleep 1000"), Signal::TERM).ended(Outcome::Disrupted);
     assert_eq!(done.report.signal, Some(15));
     assert_eq!(world.objects("s")["1/log.txt"], b"ready\n");
-    let step = world.shell("s", 2, "trap 'echo stopping; exit 3' INT TERM; echo ready; while :; do sleep 1000 & wait; done");
+    let step =
+        world.shell("s", 2, "trap 'echo stopping; exit 3' INT TERM; echo ready; while :; do sleep 1000 & wait; done");
     let done = signalled(step, Signal::INT).ended(Outcome::Disrupted);
     assert_eq!(done.report.exit_code, Some(3));
     no_commit(&world, "s");
@@ -83,7 +85,11 @@ fn a_program_that_ignores_term_is_killed_after_its_grace() {
 fn a_program_that_ends_well_in_its_grace_is_committed() {
     let world = World::new();
     let step = world
-        .shell("s", 1, "trap 'echo whole > $TRAINYARD_OUT_O; exit 0' TERM; echo ready; while :; do sleep 1000 & wait; done")
+        .shell(
+            "s",
+            1,
+            "trap 'echo whole > $TRAINYARD_OUT_O; exit 0' TERM; echo ready; while :; do sleep 1000 & wait; done",
+        )
         .outputs(&["o"]);
     signalled(step, Signal::TERM).ended(Outcome::Succeeded);
     assert_eq!(world.objects("s")["1/o/o"], b"whole\n");
@@ -92,9 +98,12 @@ fn a_program_that_ends_well_in_its_grace_is_committed() {
 #[test]
 fn programs_that_cannot_start_say_why() {
     let world = World::new();
-    world.command("s", 1, &["no-such-program"]).variable("PATH", "/bin:/usr/bin").run().ended(Outcome::StartError).says(
-        "\"no-such-program\" was not found in PATH=/bin:/usr/bin",
-    );
+    world
+        .command("s", 1, &["no-such-program"])
+        .variable("PATH", "/bin:/usr/bin")
+        .run()
+        .ended(Outcome::StartError)
+        .says("\"no-such-program\" was not found in PATH=/bin:/usr/bin");
     world.command("s", 1, &["./train.py"]).run().ended(Outcome::StartError).says("does not exist in the image");
     world.command("s", 1, &["/etc/passwd"]).run().ended(Outcome::StartError).says("is not executable");
     world.command("s", 1, &[]).run().ended(Outcome::StartError).says("neither a command nor a script");
@@ -130,7 +139,10 @@ fn outputs_that_are_not_files_are_refused_by_their_kind() {
         (format!("{o} mkfifo $o/pipe"), "is a FIFO"),
         ("ln -s /etc/passwd $TRAINYARD_OUT_O".into(), "out/o is a symbolic link"),
         ("mkfifo $TRAINYARD_OUT_O".into(), "is a FIFO"),
-        ("rmdir $TRAINYARD_ROOT/out; mkdir /tmp/t$$; echo x > /tmp/t$$/o; ln -s /tmp/t$$ $TRAINYARD_ROOT/out".into(), "out is a symbolic link"),
+        (
+            "rmdir $TRAINYARD_ROOT/out; mkdir /tmp/t$$; echo x > /tmp/t$$/o; ln -s /tmp/t$$ $TRAINYARD_ROOT/out".into(),
+            "out is a symbolic link",
+        ),
         (format!("{o} touch $o/\"$(printf '\\377')\""), "not UTF-8"),
     ] {
         let done = world.shell("s", 1, &script).outputs(&["o"]).run();

@@ -82,7 +82,11 @@ fn sha256(bytes: &[u8]) -> String {
 fn what_is_not_there_is_named() {
     let world = world();
     refused(reader(&world, "other"), Outcome::InputMissing, "has no output \"other\"");
-    refused(world.shell("b", 1, "echo ran").input("i", stage("nobody", "o")), Outcome::InputMissing, "no commit record");
+    refused(
+        world.shell("b", 1, "echo ran").input("i", stage("nobody", "o")),
+        Outcome::InputMissing,
+        "no commit record",
+    );
     refused(world.shell("b", 1, "echo ran").input("i", InputSource::Absent), Outcome::InputMissing, "not optional");
     std::fs::remove_file(world.path(&format!("{}/1/d/x", prefix("a")))).unwrap();
     refused(reader(&world, "d"), Outcome::InputMissing, "1/d/x does not exist");
@@ -109,7 +113,8 @@ fn the_digest_that_the_run_knows_must_match() {
 fn an_optional_input_may_be_absent_but_not_corrupt() {
     let world = world();
     let script = "test -z \"${TRAINYARD_IN_I+set}\" && test ! -e $TRAINYARD_ROOT/in/i";
-    for source in [InputSource::Absent, stage("nobody", "o"), InputSource::Uri(format!("{}/nothing", world.store.uri))] {
+    for source in [InputSource::Absent, stage("nobody", "o"), InputSource::Uri(format!("{}/nothing", world.store.uri))]
+    {
         let name = format!("b{}", format!("{source:?}").len());
         world.shell(&name, 1, script).input("i", source).optional().run().ended(Outcome::Succeeded);
     }
@@ -124,7 +129,10 @@ fn a_uri_is_an_object_or_everything_below_a_prefix() {
     std::fs::write(world.path("raw/a b.csv"), "A").unwrap();
     std::fs::write(world.path("raw/2024/c.csv"), "C").unwrap();
     let uri = |path: &str| InputSource::Uri(format!("{}/{path}", world.store.uri));
-    let step = world.shell("b", 1, "cat \"$TRAINYARD_IN_ONE\"; cd $TRAINYARD_IN_ALL; find . -type f | sort").input("one", uri("raw/a b.csv")).input("all", uri("raw/"));
+    let step = world
+        .shell("b", 1, "cat \"$TRAINYARD_IN_ONE\"; cd $TRAINYARD_IN_ALL; find . -type f | sort")
+        .input("one", uri("raw/a b.csv"))
+        .input("all", uri("raw/"));
     assert_eq!(step.run().ended(Outcome::Succeeded).stdout, "A./2024/c.csv\n./a b.csv\n");
     refused(world.shell("c", 1, "echo ran").input("i", uri("raw/none")), Outcome::InputMissing, "does not exist");
     refused(world.shell("c", 1, "echo ran").input("i", uri("none/")), Outcome::InputMissing, "no object below");
@@ -148,12 +156,18 @@ open(d + "/big", "wb").write(os.urandom(20 << 20))
 open(d + "/exact", "wb").write(os.urandom(16 << 20))
 open(d + "/empty", "w")
 "##;
-    let mut step = world.command("a", 1, &["python3", "-c", script]).outputs(&["d"]).variable("PATH", "/usr/bin:/bin:/usr/local/bin");
+    let mut step = world
+        .command("a", 1, &["python3", "-c", script])
+        .outputs(&["d"])
+        .variable("PATH", "/usr/bin:/bin:/usr/local/bin");
     step.spec.grace_seconds = 60;
     let root = step.spec.root.clone();
     step.run().ended(Outcome::Succeeded);
     assert_eq!(world.manifest("a", 1, "d").files.len(), 3000 + 11 + 4);
-    let done = world.shell("b", 1, &format!("diff -r {root}/out/d $TRAINYARD_IN_D && echo equal")).input("d", stage("a", "d")).run();
+    let done = world
+        .shell("b", 1, &format!("diff -r {root}/out/d $TRAINYARD_IN_D && echo equal"))
+        .input("d", stage("a", "d"))
+        .run();
     assert_eq!(done.ended(Outcome::Succeeded).stdout, "equal\n");
 }
 

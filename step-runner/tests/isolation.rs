@@ -30,7 +30,10 @@ json.dump([sys.argv[1:], params, {k: v for k, v in os.environ.items()}], open(os
         .variable("FROM_IMAGE", "kept");
     step.spec.script = Some(format!("#!/usr/bin/env python3\n{script}"));
     step.spec.command = vec![nasty.into(), "".into(), "--flag".into()];
-    step.spec.env = vec![EnvVar { name: "MINE".into(), value: nasty.into() }, EnvVar { name: "HOME".into(), value: "/mine".into() }];
+    step.spec.env = vec![
+        EnvVar { name: "MINE".into(), value: nasty.into() },
+        EnvVar { name: "HOME".into(), value: "/mine".into() },
+    ];
     let root = step.spec.root.clone();
     step.run().ended(Outcome::Succeeded);
     let (arguments, params, env): (Vec<String>, serde_json::Value, std::collections::BTreeMap<String, String>) =
@@ -92,7 +95,8 @@ fn secrets_are_neither_inherited_nor_left_in_the_runners_environment() {
         .variable("TRAINYARD_REPORT_KEY", KEY)
         .run()
         .ended(Outcome::Succeeded);
-    let everything = format!("{}{}{}", done.stdout, done.stderr, String::from_utf8_lossy(&world.objects("s")["1/log.txt"]));
+    let everything =
+        format!("{}{}{}", done.stdout, done.stderr, String::from_utf8_lossy(&world.objects("s")["1/log.txt"]));
     assert!(!everything.contains(SECRET) && !everything.contains(KEY), "{everything}");
 }
 
@@ -123,9 +127,18 @@ P
     for path in [step.root(), &step.termination] {
         std::os::unix::fs::chown(path, Some(65532), Some(65532)).unwrap();
     }
-    step.wrapper = ["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups", "/bin/sh", "-c", "shift; exec \"$0\" \"$@\"", runner.to_str().unwrap()]
-        .map(Into::into)
-        .to_vec();
+    step.wrapper = [
+        "setpriv",
+        "--reuid=65532",
+        "--regid=65532",
+        "--clear-groups",
+        "/bin/sh",
+        "-c",
+        "shift; exec \"$0\" \"$@\"",
+        runner.to_str().unwrap(),
+    ]
+    .map(Into::into)
+    .to_vec();
     let done = step.run().ended(Outcome::Succeeded);
     assert_eq!(done.stdout, "65532\nno trace\n", "{}", done.stderr);
 }

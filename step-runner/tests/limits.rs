@@ -42,7 +42,11 @@ fn a_full_volume_is_named() {
 #[test]
 fn a_full_disk_below_the_root_is_named() {
     let world = World::new();
-    world.shell("a", 1, "head -c 3000000 /dev/zero > $TRAINYARD_OUT_BIG").outputs(&["big"]).run().ended(Outcome::Succeeded);
+    world
+        .shell("a", 1, "head -c 3000000 /dev/zero > $TRAINYARD_OUT_BIG")
+        .outputs(&["big"])
+        .run()
+        .ended(Outcome::Succeeded);
     let step = world.shell("b", 1, "echo ran").input("big", stage("a", "big"));
     let Some(_small) = Small::mount(step.root()) else { return };
     let done = step.run().ended(Outcome::DiskFull).says("in/big");
@@ -95,7 +99,8 @@ fn the_program_itself_out_of_memory() {
     let world = World::new();
     let mut step = world.command("s", 1, &["/usr/bin/tail", "/dev/zero"]);
     step.wrapper = group.wrapper();
-    let done = step.run().ended(Outcome::OOMKilled).says("killed the program for").says("memory limit 48 MiB, peak 48 MiB");
+    let done =
+        step.run().ended(Outcome::OOMKilled).says("killed the program for").says("memory limit 48 MiB, peak 48 MiB");
     assert_eq!(done.report.signal, Some(9));
 }
 

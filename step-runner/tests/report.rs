@@ -72,7 +72,11 @@ fn success_is_reported_early_and_signed() {
     step.run().ended(Outcome::Succeeded);
     let request = requests.recv().unwrap();
     assert_eq!(request.line, "POST /v1/report/team/iris-1/uid-1/s/1 HTTP/1.1");
-    assert_eq!(request.body, std::fs::read_to_string(termination).unwrap(), "the same words as the termination message");
+    assert_eq!(
+        request.body,
+        std::fs::read_to_string(termination).unwrap(),
+        "the same words as the termination message"
+    );
     let key: Vec<u8> = (0..32).collect();
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key);
     let expected = ring::hmac::sign(&key, request.body.as_bytes());
@@ -156,7 +160,10 @@ echo '{"checks":[]}' > $TRAINYARD_ROOT/checks.json"#;
     assert_eq!(serde_json::to_value(&record.results).unwrap(), expected);
     assert_eq!(record.results, done.report.results);
     assert_eq!(record.metrics, BTreeMap::from([("loss".into(), json!("NaN")), ("auc".into(), json!(0.75))]));
-    assert_eq!(done.stderr, "trainyard: metrics.jsonl: 1 lines are not metrics, the first is line 2: expected ident at line 1 column 2\n");
+    assert_eq!(
+        done.stderr,
+        "trainyard: metrics.jsonl: 1 lines are not metrics, the first is line 2: expected ident at line 1 column 2\n"
+    );
     let objects = world.objects("s");
     assert_eq!(objects["1/checks.json"], b"{\"checks\":[]}\n");
     assert!(objects["1/metrics.jsonl"].starts_with(b"{\"name\":\"loss\""));
@@ -181,7 +188,14 @@ fn of_racing_attempts_exactly_one_commits() {
             let script = "printf $TRAINYARD_ATTEMPT > $TRAINYARD_OUT_O; echo ready; cat < $GATE";
             let mut step = world.shell("s", attempt, script).outputs(&["o"]);
             let gate = step.root().with_extension("gate");
-            rustix::fs::mknodat(rustix::fs::CWD, &gate, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                &gate,
+                rustix::fs::FileType::Fifo,
+                rustix::fs::Mode::from_raw_mode(0o600),
+                0,
+            )
+            .unwrap();
             step.env.push(("GATE".into(), gate.to_str().unwrap().into()));
             let child = step.start();
             (step, child, gate)

@@ -68,8 +68,12 @@ pub(crate) async fn fetch(spec: &StepSpec, opener: &Opener, store: &Store) -> Re
                     format!("the input {:?} is missing: {message}", input.name),
                 )),
                 Err(InputError::Other(mut failure)) => {
-                    failure.message =
-                        format!("the input {:?} could not be fetched to {}: {}", input.name, path.display(), failure.message);
+                    failure.message = format!(
+                        "the input {:?} could not be fetched to {}: {}",
+                        input.name,
+                        path.display(),
+                        failure.message
+                    );
                     Err(failure)
                 }
             }

@@ -140,8 +140,30 @@ fn files_of_every_size_go_both_ways_with_one_digest() {
 #[test]
 fn odd_names_are_their_own() {
     let names = [
-        "manifest.json", "a b", "a+b", "a%20b", "100%", "#1", "x#12", "new\nline", "tab\t", "ä", "🚂", "back\\slash", "~", "...",
-        "'\"`$()", "?x=y&z", ":", "*", "[a]{b}", "\u{7f}", "-", "%2e%2e", "a;b=c,d@e!", "COMMIT",
+        "manifest.json",
+        "a b",
+        "a+b",
+        "a%20b",
+        "100%",
+        "#1",
+        "x#12",
+        "new\nline",
+        "tab\t",
+        "ä",
+        "🚂",
+        "back\\slash",
+        "~",
+        "...",
+        "'\"`$()",
+        "?x=y&z",
+        ":",
+        "*",
+        "[a]{b}",
+        "\u{7f}",
+        "-",
+        "%2e%2e",
+        "a;b=c,d@e!",
+        "COMMIT",
     ];
     on_all(async |store| {
         for name in names {
@@ -164,7 +186,10 @@ fn what_is_not_as_expected_is_an_error_that_names_it() {
         store.write("w/x", Bytes::from_static(b"12345")).await.unwrap();
         for size in [4, 6, PART + 1] {
             let error = store.fetch("w/x", &Expected { size, etag: None }, file().0).await.unwrap_err();
-            assert!(matches!(error, StoreError::Corrupt { .. }) && error.to_string().contains("w/x"), "{size}: {error}");
+            assert!(
+                matches!(error, StoreError::Corrupt { .. }) && error.to_string().contains("w/x"),
+                "{size}: {error}"
+            );
         }
         let error = store.fetch("w/none", &Expected { size: 1, etag: None }, file().0).await.unwrap_err();
         assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
@@ -214,7 +239,10 @@ fn wrong_keys_are_refused_without_repeating_them() {
     let Some(endpoint) = std::env::var("TRAINYARD_TEST_S3_ENDPOINT").ok() else { return };
     let bucket = std::env::var("TRAINYARD_TEST_S3_BUCKET").unwrap();
     let credentials = |secret: &str| {
-        let pairs = [("aws_access_key_id", std::env::var("AWS_ACCESS_KEY_ID").unwrap()), ("aws_secret_access_key", secret.into())];
+        let pairs = [
+            ("aws_access_key_id", std::env::var("AWS_ACCESS_KEY_ID").unwrap()),
+            ("aws_secret_access_key", secret.into()),
+        ];
         Credentials(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     };
     let s3 = S3Spec { endpoint: Some(endpoint), region: None, virtual_hosted_style: false };

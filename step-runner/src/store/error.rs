@@ -80,6 +80,13 @@ pub(super) fn classify(object: &str, error: object_store::Error) -> StoreError {
             std::io::ErrorKind::Unsupported => {
                 return StoreError::Unsupported { detail: format!("cannot do {object}: {io}; {USE_URI}") };
             }
+            // These will not be otherwise later.
+            std::io::ErrorKind::NotADirectory
+            | std::io::ErrorKind::IsADirectory
+            | std::io::ErrorKind::InvalidFilename
+            | std::io::ErrorKind::InvalidInput => {
+                return StoreError::Config(format!("{object}: {io}"));
+            }
             _ => {}
         }
     }
@@ -110,6 +117,7 @@ impl Refused {
         let detail = self.to_string();
         match (self.status, self.code.as_deref()) {
             (401 | 403, _) => StoreError::Denied { object, detail, hint: KEYS },
+            (416, _) => StoreError::Corrupt { object, detail: "it is shorter than expected".into() },
             (404, _) => StoreError::Config(format!("{object}: {detail}; make the bucket or correct `store.uri`")),
             (300..=399, _) => {
                 StoreError::Config(format!("{object}: {detail}; set the bucket's own `store.s3.region` and endpoint"))

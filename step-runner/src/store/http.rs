@@ -94,7 +94,7 @@ impl HttpService for Service {
         let (head, body) = answer.into_parts();
         let body = HttpResponseBody::new(Watched::new(body));
         match status {
-            200..300 | 304 | 409 | 412 | 416 => Ok(HttpResponse::from_parts(head, body)),
+            200..300 | 304 | 409 | 412 => Ok(HttpResponse::from_parts(head, body)),
             // A missing object is an answer; a missing bucket is a mistake.
             404 => {
                 let bytes = body.bytes().await.unwrap_or_default();

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(unreachable_pub)]
 
+pub mod proxy;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,6 +22,8 @@ pub struct World {
     pub dir: tempfile::TempDir,
     pub store: StoreSpec,
     pub credentials: Vec<(String, String)>,
+    /// Directories elsewhere that end with this world.
+    pub keep: Vec<tempfile::TempDir>,
 }
 
 /// What is left when a runner has ended.
@@ -49,7 +53,7 @@ impl World {
         // Tests run programs as other users.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let store = StoreSpec { uri: format!("file://{}/store", dir.path().display()), s3: None };
-        Self { dir, store, credentials: Vec::new() }
+        Self { dir, store, credentials: Vec::new(), keep: Vec::new() }
     }
 
     pub fn path(&self, key: &str) -> PathBuf {
