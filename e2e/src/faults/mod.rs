@@ -12,7 +12,10 @@
 pub mod api;
 pub mod fault;
 pub mod history;
+pub mod invariants;
 pub mod kubelet;
 pub mod observer;
 pub mod operator;
 pub mod proxy;
+pub mod store;
+pub mod workload;

@@ -1,0 +1,117 @@
+//! I7: the end is that of the run without a fault.
+
+use super::artifacts::rows;
+use super::{Evidence, Violation};
+use crate::faults::history::{Change, History, Kind};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// How a case ended, without names and times that differ from case to case.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// Phase, reason and message of the run.
+    pub run: Value,
+    /// Of every stage its name, phase, reason, attempt, outputs and results.
+    pub stages: Vec<Value>,
+    /// Active runs and the last run's phase of the Pipeline.
+    pub pipeline: Value,
+    /// How many Pods were created.
+    pub created: usize,
+    /// How many Pods were deleted.
+    pub deleted: usize,
+}
+
+impl Summary {
+    /// The summary of a history of one run.
+    #[must_use]
+    pub fn of(history: &History) -> Self {
+        let last =
+            |kind| history.versions(kind).into_iter().last().map(|version| version.object.clone()).unwrap_or_default();
+        let (run, pipeline) = (last(Kind::Run), last(Kind::Pipeline));
+        let pods = history.versions(Kind::Pod);
+        let uids =
+            |change| pods.iter().filter(|pod| pod.change == change).map(|pod| pod.uid()).collect::<BTreeSet<_>>();
+        let status = &run["status"];
+        Self {
+            run: json!([status["phase"], status["reason"], status["message"]]),
+            stages: rows(&run).iter().map(stage).collect(),
+            pipeline: json!([pipeline["status"]["activeRuns"], pipeline["status"]["lastRun"]["phase"]]),
+            created: uids(Change::Added).len(),
+            deleted: uids(Change::Deleted).len(),
+        }
+    }
+}
+
+fn stage(row: &Value) -> Value {
+    let output = |output: &Value| json!([output["name"], output["digest"], output["bytes"]]);
+    let outputs: Vec<Value> = row["outputs"].as_array().into_iter().flatten().map(output).collect();
+    json!([row["name"], row["phase"], row["reason"], row["attempt"], outputs, row["results"]])
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "run {}, pipeline {}, {} Pods created, {} deleted",
+            self.run, self.pipeline, self.created, self.deleted
+        )?;
+        self.stages.iter().try_for_each(|stage| write!(f, ", {stage}"))
+    }
+}
+
+/// Phase, reason, results and the numbers of created and deleted Pods are those of the run without a fault.
+pub(super) fn as_without_a_fault(evidence: Evidence<'_>) -> Vec<Violation> {
+    let Some(expected) = evidence.expected else { return Vec::new() };
+    let seen = Summary::of(evidence.history);
+    let mut found = Vec::new();
+    let mut compare = |what: &str, seen: String, expected: String| {
+        if seen != expected {
+            found.push(Violation::new("I7", format!("{what}: {seen}, without a fault {expected}")));
+        }
+    };
+    compare("run", seen.run.to_string(), expected.run.to_string());
+    compare("number of stages", seen.stages.len().to_string(), expected.stages.len().to_string());
+    for (seen, expected) in seen.stages.iter().zip(&expected.stages) {
+        compare("stage", seen.to_string(), expected.to_string());
+    }
+    compare("pipeline", seen.pipeline.to_string(), expected.pipeline.to_string());
+    compare("Pods created", seen.created.to_string(), expected.created.to_string());
+    compare("Pods deleted", seen.deleted.to_string(), expected.deleted.to_string());
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::world::{World, one};
+    use super::*;
+
+    fn expecting(change: impl FnOnce(&mut Summary)) -> Vec<Violation> {
+        let mut world = World::chain();
+        let mut expected = Summary::of(&world.history());
+        change(&mut expected);
+        world.expected = Some(expected);
+        world.check()
+    }
+
+    #[test]
+    fn the_same_end_is_as_expected() {
+        assert_eq!(expecting(|_| {}), []);
+    }
+
+    #[test]
+    fn another_end_is_seen() {
+        let phase = expecting(|expected| expected.run[0] = "Failed".into());
+        assert!(one(&phase, "I7").starts_with("run: [\"Succeeded\""));
+        let digest = expecting(|expected| expected.stages[1][4][0][1] = "sha256:other".into());
+        assert!(one(&digest, "I7").starts_with("stage: [\"second\""));
+        let pipeline = expecting(|expected| expected.pipeline[1] = "Running".into());
+        assert!(one(&pipeline, "I7").starts_with("pipeline: [0,\"Succeeded\"]"));
+    }
+
+    #[test]
+    fn a_pod_too_many_and_a_missing_deletion_are_seen() {
+        assert_eq!(one(&expecting(|expected| expected.created = 1), "I7"), "Pods created: 2, without a fault 1");
+        assert_eq!(one(&expecting(|expected| expected.deleted = 5), "I7"), "Pods deleted: 2, without a fault 5");
+    }
+}

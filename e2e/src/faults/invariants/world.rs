@@ -1,0 +1,264 @@
+//! Histories by hand: a good one of two stages, to plant a violation in.
+
+use super::{Evidence, Summary, Violation, check};
+use crate::faults::history::{Change, Entry, History, Kind, Reply, Request, Version, What};
+use crate::faults::store::Commit;
+use crate::faults::workload::{Stage, Workload};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use step_protocol::{Identity, InputSource, InputSpec, StepSpec, StoreSpec};
+
+const UID: &str = "run-uid";
+
+pub(super) struct World {
+    workload: Workload,
+    history: History,
+    revision: u64,
+    writes: u32,
+    pub commits: Vec<Commit>,
+    pub expected: Option<Summary>,
+}
+
+/// The only violation of this invariant.
+#[track_caller]
+pub(super) fn one<'a>(found: &'a [Violation], invariant: &str) -> &'a str {
+    let of_it: Vec<_> = found.iter().filter(|violation| violation.invariant == invariant).collect();
+    assert_eq!(of_it.len(), 1, "{invariant} among {found:#?}");
+    &of_it[0].what
+}
+
+/// Whether a violation ends with these words.
+pub(super) fn some(found: &[Violation], words: &str) -> bool {
+    found.iter().any(|violation| violation.what.ends_with(words))
+}
+
+impl World {
+    pub fn new() -> Self {
+        let stage = |name, needs| Stage { name, needs, retries: 0 };
+        Self {
+            workload: Workload {
+                name: "chain2",
+                pipeline: Value::Null,
+                stages: vec![stage("first", vec![]), stage("second", vec!["first"])],
+            },
+            history: History::default(),
+            revision: 0,
+            writes: 0,
+            commits: Vec::new(),
+            expected: None,
+        }
+    }
+
+    /// The first stage has succeeded, the second is running.
+    pub fn before_the_end() -> Self {
+        let mut world = Self::new();
+        world.run(Self::status("Pending", &[("first", "Waiting", 0), ("second", "Waiting", 0)]));
+        world.launch("first");
+        world.run(Self::status("Running", &[("first", "Pending", 1), ("second", "Waiting", 0)]));
+        world.pod("first", 1, "uid-first-1", Change::Modified, "Running", Value::Null);
+        world.commit("first");
+        world.launch("second");
+        let ended = json!({"exitCode": 0, "message": "{\"commit\":\"x\"}"});
+        world.pod("first", 1, "uid-first-1", Change::Modified, "Succeeded", ended);
+        world.pod("second", 1, "uid-second-1", Change::Modified, "Running", Value::Null);
+        world.run(Self::status("Running", &[("first", "Succeeded", 1), ("second", "Running", 1)]));
+        world
+    }
+
+    /// Both stages have succeeded, and their Pods are gone.
+    pub fn chain() -> Self {
+        let mut world = Self::before_the_end();
+        world.commit("second");
+        world.run(Self::status("Succeeded", &[("first", "Succeeded", 1), ("second", "Succeeded", 1)]));
+        let ended = json!({"exitCode": 0, "message": "{\"commit\":\"x\"}"});
+        world.pod("second", 1, "uid-second-1", Change::Modified, "Succeeded", ended.clone());
+        for stage in ["first", "second"] {
+            world.pod(stage, 1, &format!("uid-{stage}-1"), Change::Deleted, "Succeeded", ended.clone());
+        }
+        let pipeline = json!({"status": {"activeRuns": 0, "lastRun": {"phase": "Succeeded"}}});
+        world.version(Kind::Pipeline, Change::Modified, pipeline);
+        world
+    }
+
+    pub fn history(&self) -> History {
+        self.history.clone()
+    }
+
+    pub fn check(&self) -> Vec<Violation> {
+        check(Evidence {
+            workload: &self.workload,
+            history: &self.history,
+            commits: &self.commits,
+            expected: self.expected.as_ref(),
+        })
+    }
+
+    /// One line a second.
+    pub fn push(&mut self, what: What) {
+        let at = Duration::from_secs(self.history.entries.len() as u64);
+        self.history.entries.push(Entry { at, what });
+    }
+
+    fn version(&mut self, kind: Kind, change: Change, mut object: Value) -> Value {
+        self.revision += 1;
+        object["metadata"]["resourceVersion"] = self.revision.to_string().into();
+        self.push(What::Version(Version { kind, change, object: object.clone() }));
+        object
+    }
+
+    /// The object of the version that was recorded last, of this kind.
+    fn last(&mut self, kind: Kind) -> &mut Value {
+        let versions = self.history.entries.iter_mut().rev().filter_map(|entry| match &mut entry.what {
+            What::Version(version) if version.kind == kind => Some(&mut version.object),
+            _ => None,
+        });
+        versions.into_iter().next().unwrap()
+    }
+
+    pub fn last_run(&mut self) -> &mut Value {
+        self.last(Kind::Run)
+    }
+
+    /// A write of the operator that was done.
+    fn write(&mut self, method: &str, path: &str, body: Value, answer: Value) {
+        self.writes += 1;
+        let id = u64::from(self.writes);
+        let (method, path) = (method.to_owned(), path.to_owned());
+        self.push(What::Request(Request {
+            id,
+            process: 1,
+            write: Some(self.writes),
+            method,
+            path,
+            body,
+            query: String::new(),
+        }));
+        self.push(What::Reply(Reply { id, status: 200, body: answer }));
+    }
+
+    /// The operator writes a run's status.
+    pub fn run(&mut self, status: Value) {
+        let run = json!({"kind": "PipelineRun", "metadata": {"name": "r", "uid": UID}, "status": status});
+        self.write("PATCH", "/pipelineruns/r/status", Value::Null, run.clone());
+        self.version(Kind::Run, Change::Modified, run);
+    }
+
+    /// A status with a row for each (stage, phase, attempt), and the sums of these.
+    pub fn status(phase: &str, rows: &[(&str, &str, u32)]) -> Value {
+        let row = |(name, phase, attempt): &(&str, &str, u32)| {
+            let mut row = json!({"name": name, "phase": phase});
+            if *attempt > 0 {
+                row["attempt"] = (*attempt).into();
+                row["pod"] = pod_name(name, *attempt).into();
+            }
+            if *phase == "Succeeded" {
+                row["outputs"] = json!([{"name": "text", "digest": format!("sha256:{name}"), "bytes": 2}]);
+            }
+            row
+        };
+        let count = |phases: &[&str]| rows.iter().filter(|(_, phase, _)| phases.contains(phase)).count();
+        json!({
+            "phase": phase,
+            "stages": rows.iter().map(row).collect::<Vec<_>>(),
+            "progress": format!("{}/{}", count(&["Succeeded", "Failed", "Skipped", "Cancelled"]), rows.len()),
+            "counts": {
+                "total": rows.len(), "succeeded": count(&["Succeeded"]), "failed": count(&["Failed"]),
+                "running": count(&["Pending", "Running"]), "skipped": count(&["Skipped"]), "cached": 0,
+            },
+        })
+    }
+
+    /// The operator creates the first Pod of a stage.
+    fn launch(&mut self, stage: &str) {
+        let pod = pod(stage, 1, &format!("uid-{stage}-1"));
+        self.write("POST", "/api/v1/namespaces/n/pods", pod.clone(), pod.clone());
+        self.pod(stage, 1, &format!("uid-{stage}-1"), Change::Added, "Pending", Value::Null);
+    }
+
+    /// A version of a Pod, with its container's end if it has one.
+    pub fn pod(
+        &mut self,
+        stage: &str,
+        attempt: u32,
+        uid: &str,
+        change: Change,
+        phase: &str,
+        ended: Value,
+    ) -> &mut Value {
+        let mut object = pod(stage, attempt, uid);
+        object["status"] = json!({"phase": phase});
+        if !ended.is_null() {
+            object["status"]["containerStatuses"] = json!([{"name": "stage", "state": {"terminated": ended}}]);
+        }
+        self.version(Kind::Pod, change, object);
+        self.last(Kind::Pod)
+    }
+
+    fn commit(&mut self, stage: &str) {
+        let at = Duration::from_secs(self.history.entries.len() as u64);
+        let outputs = BTreeMap::from([("text".to_owned(), format!("sha256:{stage}"))]);
+        let (run_uid, stage, key) = (UID.to_owned(), stage.to_owned(), commit_key(stage));
+        self.commits.push(Commit { run_uid, stage, key, attempt: 1, at, outputs, ..Commit::default() });
+    }
+}
+
+fn pod_name(stage: &str, attempt: u32) -> String {
+    format!("r-{stage}-a{attempt}-hash")
+}
+
+fn commit_key(stage: &str) -> String {
+    format!("n/p/r.{UID}/{stage}/COMMIT")
+}
+
+fn pod(stage: &str, attempt: u32, uid: &str) -> Value {
+    let env: Vec<Value> = step(stage, attempt)
+        .to_env()
+        .unwrap()
+        .into_iter()
+        .map(|(name, value)| json!({"name": name, "value": value}))
+        .collect();
+    json!({
+        "kind": "Pod",
+        "metadata": {
+            "name": pod_name(stage, attempt),
+            "uid": uid,
+            "labels": {
+                "trainyard.dev/run-uid": UID, "trainyard.dev/stage": stage, "trainyard.dev/attempt": attempt.to_string(),
+            },
+        },
+        "spec": {"containers": [{"name": "stage", "env": env}]},
+    })
+}
+
+fn step(stage: &str, attempt: u32) -> StepSpec {
+    let source =
+        InputSource::Stage { commit: commit_key("first"), output: "text".into(), digest: Some("sha256:first".into()) };
+    let input = InputSpec { name: "before".into(), source, optional: false };
+    StepSpec {
+        version: step_protocol::VERSION,
+        identity: Identity {
+            namespace: "n".into(),
+            pipeline: "p".into(),
+            run: "r".into(),
+            run_uid: UID.into(),
+            stage: stage.into(),
+            attempt,
+        },
+        root: "/trainyard".into(),
+        command: Vec::new(),
+        script: None,
+        working_dir: None,
+        env: Vec::new(),
+        params: serde_json::Map::new(),
+        store: StoreSpec { uri: "file:///store".into(), s3: None },
+        prefix: format!("n/p/r.{UID}/{stage}"),
+        inputs: if stage == "second" { vec![input] } else { Vec::new() },
+        outputs: Vec::new(),
+        results: Vec::new(),
+        metrics: Vec::new(),
+        timeout_seconds: None,
+        grace_seconds: 30,
+        report: None,
+    }
+}

@@ -1,0 +1,166 @@
+//! What lies in the store at the end of a case, checked against itself: every commit record, and whether the bytes that it
+//! leads to are those that it names.
+
+use super::history::Recorder;
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use step_protocol::{CommitRecord, Manifest, paths};
+
+/// The commit record of one stage of one run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Commit {
+    /// UID of the run.
+    pub run_uid: String,
+    /// Name of the stage.
+    pub stage: String,
+    /// Its key in the store.
+    pub key: String,
+    /// The attempt that won.
+    pub attempt: u32,
+    /// When it was written.
+    pub at: Duration,
+    /// Every output with its digest.
+    pub outputs: BTreeMap<String, String>,
+    /// Every result.
+    pub results: BTreeMap<String, Value>,
+    /// What is wrong with it or with what it names.
+    pub flaw: Option<String>,
+}
+
+/// Every commit record below the folder of a store on a volume.
+pub fn commits(root: &Path, recorder: &Recorder) -> Result<Vec<Commit>> {
+    let mut found = Vec::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(folder) = waiting.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else if path.file_name().is_some_and(|name| name == paths::COMMIT) {
+                found.push(read(root, &path, recorder)?);
+            }
+        }
+    }
+    found.sort_by(|a, b| a.at.cmp(&b.at));
+    Ok(found)
+}
+
+/// A file's time may be some milliseconds early, never late: no record is taken for younger than it is.
+fn read(root: &Path, path: &Path, recorder: &Recorder) -> Result<Commit> {
+    let at = recorder.moment(fs::metadata(path)?.modified()?);
+    let bytes = fs::read(path)?;
+    let key = path.strip_prefix(root)?.display().to_string();
+    let record: CommitRecord = match serde_json::from_slice(&bytes) {
+        Ok(record) => record,
+        Err(error) => {
+            let flaw = Some(format!("{key} is no commit record: {error}"));
+            return Ok(Commit { key, at, flaw, ..Commit::default() });
+        }
+    };
+    let flaw = record.outputs.iter().find_map(|output| {
+        let checked = check(&root.join(&output.prefix), &output.digest);
+        checked.err().map(|error| format!("output {}: {error:#}", output.name))
+    });
+    Ok(Commit {
+        run_uid: record.run_uid,
+        stage: record.stage,
+        key,
+        attempt: record.attempt,
+        at,
+        outputs: record.outputs.into_iter().map(|output| (output.name, output.digest)).collect(),
+        results: record.results,
+        flaw,
+    })
+}
+
+/// Whether an output's manifest and files are those that its digest stands for.
+fn check(folder: &Path, digest: &str) -> Result<()> {
+    let bytes = read_file(folder.join(paths::MANIFEST))?;
+    anyhow::ensure!(sha256(&bytes) == digest, "the manifest's digest is {}, not {digest}", sha256(&bytes));
+    let manifest: Manifest = serde_json::from_slice(&bytes)?;
+    for file in manifest.files {
+        let bytes = read_file(folder.join(paths::object_name(&file.path)))?;
+        let (size, digest) = (u64::try_from(bytes.len())?, sha256(&bytes));
+        anyhow::ensure!(size == file.size, "{} has {size} bytes, not {}", file.path, file.size);
+        anyhow::ensure!(digest == file.digest, "{} has the digest {digest}, not {}", file.path, file.digest);
+    }
+    Ok(())
+}
+
+fn read_file(path: PathBuf) -> Result<Vec<u8>> {
+    fs::read(&path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use step_protocol::{CommittedOutput, ManifestFile};
+
+    /// A store with one stage and one output of one file.
+    fn store(content: &[u8]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = "n/p/r.u/a/1/text";
+        let output = folder.path().join(prefix);
+        fs::create_dir_all(&output).unwrap();
+        fs::write(output.join("text"), content).unwrap();
+        let file = ManifestFile { path: "text".into(), size: 2, digest: sha256(b"a\n"), executable: false };
+        let manifest = Manifest { version: 1, directory: false, files: vec![file] };
+        let manifest = serde_json::to_vec(&manifest).unwrap();
+        fs::write(output.join("manifest.json"), &manifest).unwrap();
+        let output = CommittedOutput {
+            name: "text".into(),
+            kind: None,
+            prefix: prefix.into(),
+            digest: sha256(&manifest),
+            bytes: 2,
+            files: 1,
+        };
+        let record = CommitRecord {
+            version: 1,
+            run_uid: "u".into(),
+            stage: "a".into(),
+            attempt: 1,
+            outputs: vec![output],
+            results: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            started: None,
+            finished: None,
+        };
+        fs::write(folder.path().join("n/p/r.u/a/COMMIT"), serde_json::to_vec(&record).unwrap()).unwrap();
+        folder
+    }
+
+    fn only(folder: &tempfile::TempDir) -> Commit {
+        let mut found = commits(folder.path(), &Recorder::default()).unwrap();
+        assert_eq!(found.len(), 1);
+        found.remove(0)
+    }
+
+    #[test]
+    fn a_record_is_found_with_what_it_names() {
+        let commit = only(&store(b"a\n"));
+        assert_eq!((commit.stage.as_str(), commit.key.as_str(), commit.flaw), ("a", "n/p/r.u/a/COMMIT", None));
+        assert!(commit.outputs["text"].starts_with("sha256:"));
+    }
+
+    #[test]
+    fn other_bytes_missing_bytes_and_a_garbled_record_are_flaws() {
+        assert!(only(&store(b"b\n")).flaw.unwrap().contains("has the digest"));
+        assert!(only(&store(b"a")).flaw.unwrap().contains("has 1 bytes, not 2"));
+        let folder = store(b"a\n");
+        fs::remove_file(folder.path().join("n/p/r.u/a/1/text/manifest.json")).unwrap();
+        assert!(only(&folder).flaw.unwrap().contains("reading"));
+        fs::write(folder.path().join("n/p/r.u/a/COMMIT"), "{").unwrap();
+        assert!(only(&folder).flaw.unwrap().contains("is no commit record"));
+    }
+}
