@@ -5,15 +5,35 @@
 //! | module | concern |
 //! |---|---|
 //! | [`args`] | the command line, checked |
+//! | [`app`] | what is started and stopped in which order |
+//! | `controllers`, `pipeline`, `pipeline_run` | watching, observing, and performing what the planner decides |
+//! | `apply` | the one door through which writes leave |
 //! | [`pod`] | the Pod of an attempt, from data alone |
 //! | [`report`] | early reports of runners, and their keys |
+//! | [`events`] | what people should know of a run |
 //! | [`lease`] | which of several replicas works |
-//! | [`metrics`] | what is counted |
+//! | [`crd`] | whether the cluster has our kinds |
+//! | [`health`], [`metrics`], [`telemetry`] | what is seen of this process |
+//! | [`client`], [`shutdown`] | the connection to the API server, and when to stop |
 
 #![forbid(unsafe_code)]
 
+pub mod app;
+mod apply;
 pub mod args;
+pub mod client;
+mod context;
+mod controllers;
+pub mod crd;
+pub mod events;
+pub mod health;
 pub mod lease;
+mod memory;
 pub mod metrics;
+mod pipeline;
+mod pipeline_run;
 pub mod pod;
 pub mod report;
+pub mod shutdown;
+mod status_patch;
+pub mod telemetry;

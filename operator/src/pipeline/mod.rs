@@ -89,7 +89,7 @@ async fn look(pipeline: &Guarded, context: &Context) -> Result<Action, WriteErro
         Ok(pipeline) => pipeline,
         Err(invalid) => {
             tracing::warn!(error = %invalid.error, "the Pipeline cannot be read: it was written by another version, or its status was edited");
-            context.events.unreadable(&invalid.metadata, &invalid.error).await;
+            context.events.unreadable::<Pipeline>(&invalid.metadata, &invalid.error);
             return Ok(Action::requeue(AGAIN * 12));
         }
     };

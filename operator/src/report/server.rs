@@ -1,6 +1,7 @@
 //! The endpoint of early reports.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::to_bytes;
@@ -10,10 +11,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use step_protocol::{MESSAGE_LIMIT, Outcome, StepReport};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::{ReportKeys, SIGNATURE_HEADER};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
+
+/// The runner itself gives up after a second.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A report that was accepted: its attempt signed it and says that its stage has committed.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +55,9 @@ pub enum Refusal {
     /// Longer than a termination message.
     #[error("the body is over {MESSAGE_LIMIT} bytes")]
     TooLarge,
+    /// A body that does not come to its end.
+    #[error("the body did not arrive within {} s", PATIENCE.as_secs())]
+    TooSlow,
     /// Another process leads.
     #[error("this process is not the leader")]
     NotLeader,
@@ -68,6 +76,7 @@ impl Refusal {
             Self::Signature => "signature",
             Self::NotACommit => "not-a-commit",
             Self::TooLarge => "too-large",
+            Self::TooSlow => "too-slow",
             Self::NotLeader => "not-leader",
             Self::Busy => "busy",
         }
@@ -79,6 +88,7 @@ impl Refusal {
             Self::Signature => StatusCode::UNAUTHORIZED,
             Self::NotACommit => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::NotLeader | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -147,7 +157,10 @@ async fn accept(
     }
     let attempt = attempt.parse().map_err(|_| Refusal::Path)?;
     let signature = headers.get(SIGNATURE_HEADER).and_then(|value| value.to_str().ok()).ok_or(Refusal::Signature)?;
-    let body = to_bytes(request.into_body(), MESSAGE_LIMIT).await.map_err(|_| Refusal::TooLarge)?;
+    let body = timeout(PATIENCE, to_bytes(request.into_body(), MESSAGE_LIMIT))
+        .await
+        .map_err(|_| Refusal::TooSlow)?
+        .map_err(|_| Refusal::TooLarge)?;
     if !endpoint.keys.verify(&run_uid, &stage, attempt, &body, signature) {
         return Err(Refusal::Signature);
     }
@@ -293,6 +306,16 @@ mod tests {
         let mut world = world(Leadership::always(), 1);
         assert_eq!(world.report(&vec![b' '; MESSAGE_LIMIT + 1]).await, StatusCode::PAYLOAD_TOO_LARGE);
         world.refused("too-large");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_ends_is_not_waited_for() {
+        let mut world = world(Leadership::always(), 1);
+        let never = futures::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+        let request = axum::http::Request::post("/v1/report/team/iris-1/u-1/train/1").header(SIGNATURE_HEADER, "00");
+        let response = world.router.clone().oneshot(request.body(Body::from_stream(never)).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+        world.refused("too-slow");
     }
 
     #[tokio::test]
