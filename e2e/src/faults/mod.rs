@@ -10,12 +10,15 @@
 //! its own. What must hold is judged on the whole history. `e2e/FAULTS.md` is the manual.
 
 pub mod api;
+pub mod case;
 pub mod fault;
 pub mod history;
 pub mod invariants;
 pub mod kubelet;
 pub mod observer;
 pub mod operator;
+pub mod programs;
 pub mod proxy;
 pub mod store;
+pub mod sweep;
 pub mod workload;

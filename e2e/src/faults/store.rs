@@ -46,7 +46,7 @@ pub fn commits(root: &Path, recorder: &Recorder) -> Result<Vec<Commit>> {
             }
         }
     }
-    found.sort_by(|a, b| a.at.cmp(&b.at));
+    found.sort_by_key(|commit| commit.at);
     Ok(found)
 }
 

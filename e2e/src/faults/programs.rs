@@ -1,0 +1,44 @@
+//! The programs under test, built from this tree.
+
+use crate::command::{self, Error};
+use crate::paths;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The variable that names another cargo profile, such as `release`.
+pub const ENV_PROFILE: &str = "TRAINYARD_FAULTS_PROFILE";
+
+/// Where operator and step-runner are.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The operator.
+    pub operator: PathBuf,
+    /// The step-runner.
+    pub runner: PathBuf,
+}
+
+/// Builds both, and copies them to `folder`: a later build does not change what is being tested.
+///
+/// # Errors
+/// When one cannot be built.
+pub fn build(folder: &Path) -> Result<Programs, Error> {
+    let profile = env::var(ENV_PROFILE).unwrap_or_else(|_| "dev".to_owned());
+    let target = env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| paths::repository().join("target"), |folder| paths::repository().join(folder));
+    let names = ["trainyard-operator", "step-runner"];
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(paths::repository()).args(["build", "--quiet", "--profile", &profile]);
+    for name in names {
+        cargo.args(["--package", name, "--bin", name]);
+    }
+    command::run(cargo.arg("--target-dir").arg(&target))?;
+    let built = target.join(if profile == "dev" { "debug" } else { &profile });
+    let [operator, runner] = names.map(|name| {
+        let copy = folder.join(name);
+        std::fs::copy(built.join(name), &copy)
+            .map(|_| copy)
+            .map_err(|source| Error::Start { command: format!("copy {}", built.join(name).display()), source })
+    });
+    Ok(Programs { operator: operator?, runner: runner? })
+}
