@@ -57,7 +57,7 @@ fn enumeration(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
-/// Type of a parameter or a result.
+/// Type of the value: string (the default), integer, number, boolean, list or object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ValueType {

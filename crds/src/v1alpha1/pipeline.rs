@@ -61,19 +61,21 @@ use super::{Param, Resources, Retry, RunPhase, Stage, Store, schema};
 )]
 #[x_kube(
     validation = Rule::new("self.stages.all(i, s, !has(s.dependsOn) || sets.contains(self.stages.transformList(j, x, j < i, x.name), s.dependsOn))")
-        .message("dependsOn may only name stages listed before the stage"),
+        .message("dependsOn may only name stages listed before the stage").field_path(".stages"),
     validation = Rule::new("self.stages.all(i, s, !has(s.after) || sets.contains(self.stages.transformList(j, x, j < i, x.name), s.after.map(a, a.stage)))")
-        .message("after may only name stages listed before the stage"),
+        .message("after may only name stages listed before the stage").field_path(".stages"),
     validation = Rule::new("self.stages.all(i, s, !has(s.inputs) || sets.contains(self.stages.transformList(j, x, j < i, x.name + '.'), s.inputs.map(a, has(a.from), a.from.substring(0, a.from.indexOf('.') + 1))))")
-        .message("inputs may only come from stages listed before the stage"),
+        .message("inputs may only come from stages listed before the stage").field_path(".stages"),
     validation = Rule::new("!has(self.finally) || self.finally.all(s, !has(s.inputs) || sets.contains(self.stages.map(x, x.name + '.'), s.inputs.map(a, has(a.from), a.from.substring(0, a.from.indexOf('.') + 1))))")
-        .message("inputs of a finally stage may only come from stages"),
+        .message("inputs of a finally stage may only come from stages, not from other finally stages").field_path(".finally"),
     validation = Rule::new("!has(self.finally) || self.finally.all(s, !has(s.dependsOn) && !has(s.after))")
-        .message("finally stages start together when all stages have ended: dependsOn and after do not go there"),
+        .message("finally stages start together when all stages have ended: dependsOn and after do not go there").field_path(".finally"),
     validation = Rule::new("!has(self.finally) || !sets.intersects(self.stages.map(s, s.name), self.finally.map(s, s.name))")
-        .message("a finally stage must not have the name of a stage"),
+        .message("a finally stage must not have the name of a stage").field_path(".finally"),
     validation = Rule::new("(has(self.defaults) && has(self.defaults.container) && has(self.defaults.container.image)) || (self.stages.all(s, has(s.container.image)) && (!has(self.finally) || self.finally.all(s, has(s.container.image))))")
-        .message("container.image is required in every stage, or in defaults.container")
+        .message("container.image is required in every stage, or in defaults.container"),
+    validation = Rule::new("!has(self.params) || [self.params.map(a, a.name.upperAscii().replace('-', '_'))].all(n, n.all(x, n.exists_one(y, y == x)))")
+        .message("params must differ in more than case, - and _: their names become names of environment variables").field_path(".params")
 )]
 pub struct PipelineSpec {
     /// What the pipeline is for.
@@ -119,6 +121,9 @@ pub struct Code {
 /// What holds for every stage that does not say otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.timeout) || self.timeout.matches('[1-9]')").message("timeout must be longer than 0s").field_path(".timeout")
+)]
 pub struct Defaults {
     /// Defaults of container.
     #[serde(default, skip_serializing_if = "Option::is_none")]

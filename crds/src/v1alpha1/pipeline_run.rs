@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{PipelineSpec, StageStatus, schema};
 
-/// One run of a pipeline. All but state, suspend and ttl stay as they were created.
+/// Which pipeline is run, and with what. Only state, suspend and ttl can be changed later; for anything else create another run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -54,15 +54,15 @@ use super::{PipelineSpec, StageStatus, schema};
     validation = Rule::new("oldSelf.hasValue() || (!(has(self.pipelineRef) && has(self.pipeline)) && (has(self.pipelineRef) || has(self.pipeline) || has(self.rerun)))")
         .message("exactly one of pipelineRef and pipeline is required; a rerun may leave both out").optional_old_self(true),
     validation = Rule::new("has(self.pipelineRef) == has(oldSelf.pipelineRef) && (!has(self.pipelineRef) || self.pipelineRef == oldSelf.pipelineRef)")
-        .message("pipelineRef cannot be changed: create another run"),
+        .message("pipelineRef cannot be changed: create another run").field_path(".pipelineRef"),
     validation = Rule::new("has(self.pipeline) == has(oldSelf.pipeline) && (!has(self.pipeline) || self.pipeline == oldSelf.pipeline)")
-        .message("pipeline cannot be changed: create another run"),
+        .message("pipeline cannot be changed: create another run").field_path(".pipeline"),
     validation = Rule::new("has(self.rerun) == has(oldSelf.rerun) && (!has(self.rerun) || self.rerun == oldSelf.rerun)")
-        .message("rerun cannot be changed: create another run"),
+        .message("rerun cannot be changed: create another run").field_path(".rerun"),
     validation = Rule::new("has(self.serviceAccountName) == has(oldSelf.serviceAccountName) && (!has(self.serviceAccountName) || self.serviceAccountName == oldSelf.serviceAccountName)")
-        .message("serviceAccountName cannot be changed: create another run"),
+        .message("serviceAccountName cannot be changed: create another run").field_path(".serviceAccountName"),
     validation = Rule::new("!has(oldSelf.state) || oldSelf.state == 'Active' || (has(self.state) && (self.state == oldSelf.state || self.state == 'Terminated'))")
-        .message("a cancelled or terminated run cannot become active again: create another run, with rerun to keep what succeeded")
+        .message("a cancelled or terminated run cannot become active again: create another run, with rerun to keep what succeeded").field_path(".state")
 )]
 pub struct PipelineRunSpec {
     /// The Pipeline to run, by name. It is frozen at the start: later edits do not change the run.
@@ -115,7 +115,7 @@ pub struct Rerun {
     pub stages: Option<RerunStages>,
 }
 
-/// Which stages of an earlier run are run again.
+/// Which stages run again: Failed (the default: all that did not succeed or have changed, and what needs them) or All.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RerunStages {
     /// All that did not succeed, whose definition has changed, or that need such a stage.
@@ -125,7 +125,8 @@ pub enum RerunStages {
     All,
 }
 
-/// What the user wants of a run.
+/// Active (the default), Cancelled (stop the stages, then run the finally stages) or Terminated (stop everything at once). A
+/// cancelled run can still be terminated; neither becomes active again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RunState {
     /// It is to run.
@@ -137,7 +138,8 @@ pub enum RunState {
     Terminated,
 }
 
-/// How far a run is.
+/// How far the run is: Pending (nothing has started), Running, Suspended (nothing starts until suspend is taken back),
+/// Succeeded, Failed or Cancelled. The last three are final.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum RunPhase {
     /// Nothing has started.
@@ -192,7 +194,7 @@ pub struct PipelineRunStatus {
     /// A sentence: what happened, where, what to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Stages that have ended, of all.
+    /// Stages that have ended, of all, such as 3/7.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub progress: String,
     /// The stage that is running, or the first that failed.

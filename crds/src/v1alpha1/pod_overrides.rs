@@ -107,7 +107,8 @@ pub struct ImagePullSecret {
     pub name: String,
 }
 
-/// The Pod Security Standard that the Pod keeps to.
+/// The Pod Security Standard that the Pod keeps to: Restricted (the default: no root, no capability, seccomp on) or Baseline
+/// (root inside the container is allowed).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum SecurityProfile {
     /// No root, no capability, seccomp on.
@@ -136,15 +137,19 @@ pub struct Scratch {
 #[x_kube(
     validation = Rule::new("[has(self.emptyDir), has(self.persistentVolumeClaim), has(self.configMap), has(self.secret), has(self.ephemeral), has(self.csi), has(self.image)].exists_one(x, x)")
         .message("exactly one of emptyDir, persistentVolumeClaim, configMap, secret, ephemeral, csi and image is required"),
-    validation = Rule::new("self.mountPath != '/' && self.mountPath != '/trainyard' && !self.mountPath.startsWith('/trainyard/') && !self.mountPath.startsWith('/trainyard-')")
-        .message("/, /trainyard and what begins with /trainyard- are mounted by Trainyard")
+    validation = Rule::new("self.mountPath != '/trainyard' && !self.mountPath.startsWith('/trainyard/') && !self.mountPath.startsWith('/trainyard-')")
+        .message("/trainyard and what begins with /trainyard- are mounted by Trainyard").field_path(".mountPath"),
+    validation = Rule::new("!(self.mountPath + '/').contains('/../') && !(self.mountPath + '/').contains('/./')")
+        .message("mountPath must not contain . or .. as a part").field_path(".mountPath"),
+    validation = Rule::new("!has(self.subPath) || (!self.subPath.startsWith('/') && !('/' + self.subPath + '/').contains('/../'))")
+        .message("subPath must be a path below the volume's root: not absolute, without ..").field_path(".subPath")
 )]
 pub struct PodVolume {
     /// Name of the volume, unique in the stage.
     #[schemars(length(min = 1, max = 40), regex(pattern = schema::STAGE_NAME))]
     pub name: String,
     /// Where it is mounted.
-    #[schemars(length(min = 2, max = 1024), regex(pattern = "^/[^:]*$"))]
+    #[schemars(length(min = 2, max = 512), regex(pattern = "^(/[^/:]+)+/?$"))]
     pub mount_path: String,
     /// Path in the volume that is mounted. Absent means its root.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -39,7 +39,8 @@ pub(super) fn quantities(_: &mut SchemaGenerator) -> Schema {
         "additionalProperties": {
             "anyOf": [{ "type": "integer" }, { "type": "string" }],
             "x-kubernetes-int-or-string": true,
-            "pattern": "^(\\+|-)?(([0-9]+(\\.[0-9]*)?)|(\\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\\+|-)?(([0-9]+(\\.[0-9]*)?)|(\\.[0-9]+))))?$"
+            "minimum": 0,
+            "pattern": "^(([0-9]+(\\.[0-9]*)?)|(\\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\\+|-)?(([0-9]+(\\.[0-9]*)?)|(\\.[0-9]+))))?$"
         },
         "maxProperties": 16
     })
@@ -50,6 +51,7 @@ pub(super) fn quantity(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "anyOf": [{ "type": "integer" }, { "type": "string" }],
         "x-kubernetes-int-or-string": true,
+        "minimum": 0,
         "pattern": "^([0-9]+(\\.[0-9]*)?)(([KMGTPE]i)|[kMGTPE])?$"
     })
 }

@@ -9,6 +9,13 @@ use super::{Container, Input, Output, PodOverrides, ResultDeclaration, Retry, sc
 /// One stage: a program in a Pod, with what it reads and writes. It starts as soon as everything it needs is there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.timeout) || self.timeout.matches('[1-9]')").message("timeout must be longer than 0s").field_path(".timeout"),
+    validation = Rule::new("!has(self.inputs) || [self.inputs.map(a, a.name.upperAscii().replace('-', '_'))].all(n, n.all(x, n.exists_one(y, y == x)))")
+        .message("inputs must differ in more than case, - and _: their names become names of environment variables").field_path(".inputs"),
+    validation = Rule::new("!has(self.outputs) || [self.outputs.map(a, a.name.upperAscii().replace('-', '_'))].all(n, n.all(x, n.exists_one(y, y == x)))")
+        .message("outputs must differ in more than case, - and _: their names become names of environment variables").field_path(".outputs")
+)]
 pub struct Stage {
     /// Name, unique in the pipeline: lower-case letters, digits and dashes, at most 40.
     #[schemars(length(min = 1, max = 40), regex(pattern = schema::STAGE_NAME))]
@@ -68,7 +75,7 @@ pub struct Stage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum StageKind {
-    /// A program in a container.
+    /// The program that the stage runs, in an image that needs nothing of Trainyard.
     Container(Container),
 }
 

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::schema;
 
-/// How far a stage is.
+/// How far the stage is: Waiting (for what it needs), Pending (its Pod has not started), Running, Retrying, Succeeded, Failed,
+/// Skipped or Cancelled. The last four are final.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum StagePhase {
     /// It waits for what it needs.
