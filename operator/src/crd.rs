@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use trainyard_crds::v1alpha1::{Pipeline, PipelineRun};
 
 use crate::health::Readiness;
+use crate::telemetry;
 
 /// The word for readiness.
 const WHAT: &str = "crd";
@@ -25,7 +26,7 @@ pub async fn wait(client: &Client, readiness: &Readiness) {
         let message = match missing(client).await {
             Ok(missing) if missing.is_empty() => break,
             Ok(missing) => missing.join(", "),
-            Err(error) => format!("the API server does not say which kinds it serves: {error}"),
+            Err(error) => format!("the API server does not say which kinds it serves: {}", telemetry::chain(&error)),
         };
         if told.is_none_or(|told| told.elapsed() >= REMIND) {
             tracing::warn!(missing = %message, "waiting for the custom resource definitions: are those of this release installed?");

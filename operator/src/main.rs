@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
-use trainyard_operator::app;
 use trainyard_operator::args::{Arguments, Settings};
+use trainyard_operator::{app, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -19,9 +19,8 @@ async fn main() -> ExitCode {
     match app::run(settings).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let code = error.exit_code();
-            tracing::error!(error = format!("{:#}", anyhow::Error::new(error)), code, "the operator ends");
-            ExitCode::from(code)
+            tracing::error!(error = telemetry::chain(&error), "the operator ends");
+            ExitCode::from(error.exit_code())
         }
     }
 }

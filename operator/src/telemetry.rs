@@ -35,6 +35,21 @@ pub fn start(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
         .map_err(TelemetryError::Started)
 }
 
+/// An error with its sources, each said once: some libraries repeat their source in their own text, others do not.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = source.source();
+    }
+    text
+}
+
 fn subscriber<W>(
     format: LogFormat,
     filter: &str,
@@ -159,6 +174,20 @@ mod tests {
         let time = line["time"].take();
         assert!(time.as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
         insta::assert_yaml_snapshot!(line);
+    }
+
+    #[test]
+    fn every_source_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{text}")]
+        struct Layer {
+            text: &'static str,
+            source: Option<Box<Layer>>,
+        }
+        let inner = Layer { text: "connection refused", source: None };
+        let middle = Layer { text: "connect error: connection refused", source: Some(Box::new(inner)) };
+        let outer = Layer { text: "failed to ask", source: Some(Box::new(middle)) };
+        assert_eq!(chain(&outer), "failed to ask: connect error: connection refused");
     }
 
     #[test]

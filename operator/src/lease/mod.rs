@@ -20,6 +20,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use decision::{Decision, decide};
 
+use crate::telemetry;
+
 /// How long a lease is good for after its last renewal.
 const DURATION: Duration = Duration::from_secs(15);
 /// A leader that could not renew for so long stops, well before anybody else may begin.
@@ -113,7 +115,10 @@ impl Elector {
             match timeout(RENEW_DEADLINE, self.attempt()).await {
                 Ok(Ok(true)) => break,
                 Ok(Ok(false)) => {}
-                Ok(Err(error)) => tracing::warn!(lease = %self.label(), %error, "failed to ask for the lease"),
+                Ok(Err(error)) => {
+                    let error = telemetry::chain(&error);
+                    tracing::warn!(lease = %self.label(), error, "failed to ask for the lease");
+                }
                 Err(_) => tracing::warn!(lease = %self.label(), "failed to ask for the lease: no answer"),
             }
             sleep(RETRY).await;
@@ -136,7 +141,7 @@ impl Elector {
                     break LeaseLost::Taken { lease: self.label(), holder: self.holder().to_owned() };
                 }
                 Ok(Ok(false)) => {}
-                Ok(Err(error)) => last_error = error.to_string(),
+                Ok(Err(error)) => last_error = telemetry::chain(&error),
                 Err(_) => {}
             }
             if renewed.elapsed() >= RENEW_DEADLINE {
