@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue};
-use cel::{Context, Program, Value as Cel};
+use cel::{Context, ExecutionError, Program, Value as Cel};
 use serde_json::Value;
 use trainyard_crds::condition::Reason;
 
@@ -37,7 +37,21 @@ pub(crate) struct Scope {
     pub(crate) run: BTreeMap<String, Value>,
 }
 
+/// Why a condition has no value.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NoValue {
+    /// What it reads that is not there.
+    pub(crate) key: Option<String>,
+    /// A sentence: it cannot be evaluated, or not to a boolean.
+    pub(crate) message: String,
+}
+
 impl Expression {
+    /// The text that was parsed.
+    pub(crate) fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Parses a condition and finds what it reads.
     pub(crate) fn parse(source: &str, path: &str) -> Result<Self, SpecProblem> {
         let invalid = |message: String| SpecProblem::new(Reason::InvalidExpression, path, message);
@@ -65,16 +79,28 @@ impl Expression {
     /// The condition's value.
     ///
     /// # Errors
-    /// A sentence: it does not evaluate, or not to a boolean.
-    pub(crate) fn evaluate(&self, scope: &Scope) -> Result<bool, String> {
+    /// See [`NoValue`].
+    pub(crate) fn evaluate(&self, scope: &Scope) -> Result<bool, NoValue> {
         let mut context = Context::default();
         context.add_variable_from_value("params", map(&scope.params));
         context.add_variable_from_value("stages", map(&scope.stages));
         context.add_variable_from_value("run", map(&scope.run));
         match self.program.execute(&context) {
             Ok(Cel::Bool(value)) => Ok(value),
-            Ok(other) => Err(format!("`{}` gives {} and not true or false", self.source, other.type_of())),
-            Err(error) => Err(format!("`{}` cannot be evaluated: {error}", self.source)),
+            Ok(other) => Err(NoValue {
+                key: None,
+                message: format!("`{}` gives a {} and not true or false", self.source, other.type_of()),
+            }),
+            Err(ExecutionError::NoSuchKey(key)) => Err(NoValue {
+                message: format!(
+                    "`{}` cannot be evaluated: there is no {key}; the stage has not written it",
+                    self.source
+                ),
+                key: Some(key.to_string()),
+            }),
+            Err(error) => {
+                Err(NoValue { key: None, message: format!("`{}` cannot be evaluated: {error}", self.source) })
+            }
         }
     }
 }
@@ -217,7 +243,7 @@ mod tests {
     }
 
     fn value(source: &str) -> Result<bool, String> {
-        Expression::parse(source, "when").unwrap().evaluate(&scope())
+        Expression::parse(source, "when").unwrap().evaluate(&scope()).map_err(|no_value| no_value.message)
     }
 
     #[test]

@@ -101,6 +101,18 @@ impl Branches {
     }
 }
 
+impl std::fmt::Display for Branches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words = [(1, "Succeeded"), (2, "Failed"), (4, "Skipped")];
+        let mut separator = "";
+        for (_, word) in words.into_iter().filter(|(bit, _)| self.0 & bit != 0) {
+            write!(f, "{separator}{word}")?;
+            separator = " or ";
+        }
+        Ok(())
+    }
+}
+
 impl Node {
     /// The stage with every default filled in.
     #[must_use]

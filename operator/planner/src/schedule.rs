@@ -9,7 +9,7 @@ use trainyard_crds::condition::Reason;
 use trainyard_crds::names;
 use trainyard_crds::v1alpha1::{FailedAttempt, OutputStatus, PipelineRunStatus, RunState, StagePhase, StageStatus};
 
-use crate::expression::Scope;
+use crate::expression::{NoValue, Scope};
 use crate::graph::{Graph, Node, Section};
 use crate::observed::{Attempt, AttemptState, Class, Committed, Ended, Observed, Verdict, Waiting};
 use crate::retry::Decision;
@@ -420,10 +420,14 @@ impl<'a> Pass<'a> {
         row.last_lines.clone_from(&ended.last_lines);
         match self.node(node).policy.decide(prior.failures.unwrap_or_default(), ended, self.now) {
             Decision::Repeat { at, failures } => {
+                let wait = at.duration_since(self.now);
                 self.note(NoteKind::Warning, "StageRetrying", || {
+                    let when = if wait.is_zero() { "now".to_owned() } else { format!("in {}", status::human(wait)) };
+                    let what = explained(&row.reason, &row.message);
                     format!(
-                        "stage {}: attempt {number} ended with {}: {}; it will be repeated",
-                        row.name, row.reason, row.message
+                        "stage {}: attempt {number} ended with {what}; attempt {} follows {when}",
+                        row.name,
+                        number + 1
                     )
                 });
                 row.phase = StagePhase::Retrying;
@@ -433,10 +437,11 @@ impl<'a> Pass<'a> {
             }
             Decision::Fail(failures) => {
                 self.note(NoteKind::Warning, "StageFailed", || {
-                    format!("stage {} failed with {}: {}", row.name, row.reason, row.message)
+                    format!("stage {} failed with {}", row.name, explained(&row.reason, &row.message))
                 });
                 row.phase = StagePhase::Failed;
-                row.failures = Some(failures);
+                // Without an attempt none has failed.
+                row.failures = if number > 0 { Some(failures) } else { prior.failures };
                 row.end = Some(Time(end));
             }
         }
@@ -521,33 +526,35 @@ impl<'a> Pass<'a> {
         if !needs.iter().all(|need| self.phases[need.node].is_terminal()) {
             return;
         }
-        if let Some(need) = needs.iter().find(|need| !need.on.allows(self.phases[need.node])) {
-            let other = self.node(need.node).name();
-            let (reason, what) = match (need.on.only_success(), self.phases[need.node]) {
-                (true, StagePhase::Skipped) => (Reason::DependencySkipped, "was skipped"),
-                (true, _) => (Reason::DependencyFailed, "did not succeed"),
-                (false, _) => (Reason::BranchNotTaken, "did not end in a way that this stage waits for"),
+        let missing = needs.iter().filter(|need| !need.on.allows(self.phases[need.node]));
+        // A failure explains more than a skip.
+        if let Some(need) = missing.min_by_key(|need| self.phases[need.node] == StagePhase::Skipped) {
+            let (other, phase) = (self.node(need.node).name(), self.phases[need.node]);
+            let (reason, message) = match (need.on.only_success(), phase) {
+                (true, StagePhase::Skipped) => (Reason::DependencySkipped, format!("stage {other} was skipped")),
+                (true, _) => (Reason::DependencyFailed, format!("stage {other} did not succeed")),
+                (false, _) => (
+                    Reason::BranchNotTaken,
+                    format!("stage {other} is {}; this stage runs only after {}", phase.as_str(), need.on),
+                ),
             };
-            self.skip(node, reason, format!("stage {other} {what}"));
+            self.skip(node, reason, message);
             return;
         }
         match self.condition(node) {
-            Ok(true) if self.run.suspend => self.waits(node, Reason::None),
-            Ok(true) if needs.iter().all(|need| self.has_ended(need.node)) => self.launch(node, 1),
-            Ok(true) => self.look_again(self.now),
-            Ok(false) => {
-                let condition = self.node(node).stage().when.clone().unwrap_or_default();
-                self.skip(node, Reason::WhenFalse, format!("`{condition}` is false"));
-            }
+            Ok(None) if self.run.suspend => self.waits(node, Reason::None, String::new()),
+            Ok(None) if needs.iter().all(|need| self.has_ended(need.node)) => self.launch(node, 1),
+            Ok(None) => self.look_again(self.now),
+            Ok(Some(message)) => self.skip(node, Reason::WhenFalse, message),
             Err(ended) => self.failed(node, 0, "", self.now, &ended),
         }
     }
 
     /// A stage that could start waits, for this reason.
-    fn waits(&mut self, node: usize, reason: Reason) {
+    fn waits(&mut self, node: usize, reason: Reason, message: String) {
         let prior = self.prior(node);
-        if prior.phase == StagePhase::Waiting && (prior.reason != reason.as_str() || !prior.message.is_empty()) {
-            let row = StageStatus { reason: reason.as_str().to_owned(), message: String::new(), ..prior.clone() };
+        if prior.phase == StagePhase::Waiting && (prior.reason != reason.as_str() || prior.message != message) {
+            let row = StageStatus { reason: reason.as_str().to_owned(), message, ..prior.clone() };
             self.set(node, row);
         }
     }
@@ -563,30 +570,48 @@ impl<'a> Pass<'a> {
         self.set(node, row);
     }
 
-    /// Whether the stage's `when` holds.
-    fn condition(&self, node: usize) -> Result<bool, Box<Ended>> {
-        let Some(when) = &self.node(node).when else { return Ok(true) };
+    /// Why the stage's `when` does not hold, if it does not.
+    fn condition(&self, node: usize) -> Result<Option<String>, Box<Ended>> {
+        let Some(when) = &self.node(node).when else { return Ok(None) };
         let params =
             when.params.iter().filter_map(|name| Some((name.clone(), self.run.params.get(name)?.clone()))).collect();
-        let mut all_succeeded = true;
-        let stages = when
-            .stages
-            .iter()
-            .filter_map(|name| {
-                let row = self.current(self.graph.position(name)?);
-                all_succeeded &= row.phase == StagePhase::Succeeded;
-                let value =
-                    serde_json::json!({ "phase": row.phase.as_str(), "results": row.results, "metrics": row.metrics });
-                Some((name.clone(), value))
-            })
-            .collect();
-        let scope = Scope { params, stages, run: step::run_fields(self.run, self.main_phase()) };
-        match when.evaluate(&scope) {
-            Ok(value) => Ok(value),
-            // A stage that did not succeed has no results and metrics to ask for.
-            Err(_) if !all_succeeded => Ok(false),
-            Err(message) => Err(Box::new(Ended::failure(Class::Fatal, Reason::InvalidExpression.as_str(), message))),
+        let read = || when.stages.iter().filter_map(|name| self.graph.position(name));
+        let stages = read().map(|other| {
+            let row = self.current(other);
+            let value =
+                serde_json::json!({ "phase": row.phase.as_str(), "results": row.results, "metrics": row.metrics });
+            (row.name.clone(), value)
+        });
+        let scope = Scope { params, stages: stages.collect(), run: step::run_fields(self.run, self.main_phase()) };
+        let (key, message) = match when.evaluate(&scope) {
+            Ok(true) => return Ok(None),
+            Ok(false) => return Ok(Some(format!("`{}` is false", when.source()))),
+            Err(NoValue { key, message }) => (key, message),
+        };
+        // A stage that did not succeed has no results and metrics to ask for.
+        if let Some(other) = read().find(|other| self.phases[*other] != StagePhase::Succeeded) {
+            let other = self.node(other).name();
+            return Ok(Some(format!("`{}` has no value, since stage {other} did not succeed", when.source())));
         }
+        let too_large = key.as_ref().and_then(|key| {
+            read().find(|other| {
+                let declared = self.node(*other).stage().results.iter().any(|result| result.name == *key);
+                declared && !self.current(*other).results.contains_key(key)
+            })
+        });
+        let ended = match (too_large, key) {
+            (Some(other), Some(key)) => Ended::failure(
+                Class::Fatal,
+                Reason::ResultTooLarge.as_str(),
+                format!(
+                    "`{}` reads result {key} of stage {}, which is too large for the stage's report: write a smaller one for conditions",
+                    when.source(),
+                    self.node(other).name()
+                ),
+            ),
+            (_, _) => Ended::failure(Class::Fatal, Reason::InvalidExpression.as_str(), message),
+        };
+        Err(Box::new(ended))
     }
 
     /// How the main stages ended, for `finally`.
@@ -605,7 +630,8 @@ impl<'a> Pass<'a> {
             return;
         }
         if self.graph.parallel().is_some_and(|limit| self.live >= limit) {
-            self.waits(node, Reason::Queued);
+            let limit = self.graph.parallel().unwrap_or_default();
+            self.waits(node, Reason::Queued, format!("spec.parallel is {limit}, and so many stages are alive"));
             return;
         }
         self.actions.push(Action::Launch { node, attempt });
@@ -628,6 +654,11 @@ impl<'a> Pass<'a> {
         let rows = changed.into_iter().enumerate().filter_map(|(node, row)| Some((node, *row?))).collect();
         Plan { actions, rows, head, requeue_at }
     }
+}
+
+/// A reason with its message, if there is one.
+fn explained(reason: &str, message: &str) -> String {
+    if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") }
 }
 
 /// At most `limit` characters.

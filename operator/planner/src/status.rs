@@ -3,9 +3,10 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use trainyard_crds::condition::{ConditionType, Reason};
-use trainyard_crds::v1alpha1::{PipelineRunStatus, Resolved, RunCounts, RunPhase, StagePhase, StageStatus};
+use trainyard_crds::v1alpha1::{PipelineRunStatus, Resolved, RunCounts, RunPhase, RunState, StagePhase, StageStatus};
 
 use crate::graph::Graph;
+use crate::observed::Verdict;
 use crate::schedule::{Action, Note, NoteKind, Run};
 
 /// The status of a run that has just been accepted: one waiting row a stage, or the rows that are taken over.
@@ -128,8 +129,9 @@ pub(crate) fn head<'a>(
         RunPhase::Running
     };
     head.phase = Some(phase);
+    let summary =
+        if ended { end(graph, run, phases, row, phase, &counts) } else { progress(graph, phases, row, run, phase) };
     head.counts = Some(counts);
-    let summary = if ended { end(graph, phases, row, phase) } else { progress(graph, phases, row, run, phase) };
     head.stage = summary.stage;
     head.reason = summary.reason;
     head.message = summary.message;
@@ -176,42 +178,63 @@ struct Summary {
 }
 
 /// What an ended run says: the root cause of the first failure that counts.
-fn end<'a>(graph: &Graph, phases: &[StagePhase], row: &dyn Fn(usize) -> &'a StageStatus, phase: RunPhase) -> Summary {
-    let none = |reason: &str, message: String| Summary { stage: String::new(), reason: reason.to_owned(), message };
-    let failed = phases
-        .iter()
-        .enumerate()
-        .filter(|(node, phase)| **phase == StagePhase::Failed && !graph.nodes()[*node].allows_failure())
-        .map(|(node, _)| row(node))
-        .min_by_key(|row| row.end.as_ref().map(|time| time.0));
-    match (phase, failed) {
+fn end<'a>(
+    graph: &Graph,
+    run: &Run<'_>,
+    phases: &[StagePhase],
+    row: &dyn Fn(usize) -> &'a StageStatus,
+    phase: RunPhase,
+    counts: &RunCounts,
+) -> Summary {
+    let of = |wanted: StagePhase| move |(_, phase): &(usize, &StagePhase)| **phase == wanted;
+    let failed = phases.iter().enumerate().filter(of(StagePhase::Failed)).map(|(node, _)| node);
+    let failed = failed.filter(|node| !graph.nodes()[*node].allows_failure()).map(row);
+    match (phase, failed.min_by_key(|row| row.end.as_ref().map(|time| time.0))) {
         (RunPhase::Cancelled, _) => {
-            let reason = phases
-                .iter()
-                .enumerate()
-                .find(|(_, phase)| **phase == StagePhase::Cancelled)
-                .map_or(Reason::Cancelled.as_str(), |(node, _)| row(node).reason.as_str());
-            none(reason, "the run was stopped by its spec.state; a run with rerun.of keeps what succeeded".into())
+            let first = phases.iter().enumerate().find(of(StagePhase::Cancelled));
+            let reason = first.map_or(Reason::Cancelled.as_str(), |(node, _)| row(node).reason.as_str());
+            Summary {
+                stage: String::new(),
+                reason: reason.to_owned(),
+                message: format!(
+                    "stopped, since spec.state is {reason}; a new run with spec.rerun.of: {} keeps what succeeded",
+                    run.name
+                ),
+            }
         }
-        (RunPhase::Failed, Some(row)) => Summary {
-            stage: row.name.clone(),
-            reason: row.reason.clone(),
-            message: format!("stage {} failed: {}{}", row.name, row.message, advice(row)),
-        },
-        _ => none(
-            "",
-            format!(
-                "{} of {} stages succeeded",
-                phases.iter().filter(|p| **p == StagePhase::Succeeded).count(),
-                phases.len()
-            ),
-        ),
+        (RunPhase::Failed, Some(row)) => {
+            let attempts = row.attempt.filter(|attempt| *attempt > 1);
+            let attempts = attempts.map(|attempt| format!(" after {attempt} attempts")).unwrap_or_default();
+            Summary {
+                stage: row.name.clone(),
+                reason: row.reason.clone(),
+                message: format!("stage {} failed{attempts}: {}{}", row.name, row.message, advice(run, row)),
+            }
+        }
+        _ => Summary { stage: String::new(), reason: String::new(), message: successes(counts) },
     }
 }
 
-/// What to do about a failed stage.
-fn advice(row: &StageStatus) -> String {
-    if row.pod.is_empty() { String::new() } else { format!("; its log: kubectl logs {}", row.pod) }
+/// How a run succeeded.
+fn successes(counts: &RunCounts) -> String {
+    let RunCounts { total, succeeded, failed, running: _, skipped, cached } = *counts;
+    let mut text = format!("{succeeded} of {total} stages succeeded");
+    for (count, what) in [(cached, "taken over"), (failed, "failed (allowed)"), (skipped, "skipped")] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {what}"));
+        }
+    }
+    text
+}
+
+/// What to do about a failed stage: its log is worth reading if its program ran and its Pod is there.
+fn advice(run: &Run<'_>, row: &StageStatus) -> String {
+    let silent = [Reason::NameConflict, Reason::PodRejected, Reason::Disrupted, Reason::NodeLost];
+    let silent = silent.iter().any(|reason| reason.as_str() == row.reason) || Verdict::class(&row.reason).is_some();
+    if silent || row.pod.is_empty() {
+        return String::new();
+    }
+    format!("; its log: kubectl logs -n {} {}", run.namespace, row.pod)
 }
 
 /// What a run that goes on says: its first living stage, and why that waits.
@@ -227,7 +250,7 @@ fn progress<'a>(
         let alive = matches!(phase, StagePhase::Pending | StagePhase::Running | StagePhase::Retrying);
         let blocked = *phase == StagePhase::Waiting && !row(node).reason.is_empty();
         if alive || (blocked && first.is_none()) {
-            first = Some(row(node));
+            first = Some((node, row(node)));
             if alive {
                 break;
             }
@@ -237,17 +260,29 @@ fn progress<'a>(
         let message = "no stage starts while spec.suspend is true".to_owned();
         return Summary { stage: String::new(), reason: Reason::Suspended.as_str().to_owned(), message };
     }
-    let Some(row) = first else {
+    let Some((node, row)) = first else {
         return Summary { stage: String::new(), reason: String::new(), message: String::new() };
     };
-    let stopping = run.state != trainyard_crds::v1alpha1::RunState::Active
-        && graph.position(&row.name).is_some_and(|node| node < graph.main());
-    let message = if row.message.is_empty() { String::new() } else { format!("stage {}: {}", row.name, row.message) };
-    Summary {
-        stage: row.name.clone(),
-        reason: if stopping { Reason::Cancelled.as_str().to_owned() } else { row.reason.clone() },
-        message,
+    let (stage, reason) = (row.name.clone(), row.reason.clone());
+    let stopped = match run.state {
+        RunState::Active => None,
+        RunState::Cancelled => (node < graph.main()).then_some(Reason::Cancelled),
+        RunState::Terminated => Some(Reason::Terminated),
+    };
+    if let Some(reason) = stopped {
+        let message = format!("stage {stage} is being stopped, since spec.state is {reason}");
+        return Summary { stage, reason: reason.as_str().to_owned(), message };
     }
+    let message = match (&row.retry_at, row.attempt) {
+        (Some(at), Some(attempt)) => {
+            let at = at.0.strftime("%H:%M:%S UTC");
+            format!("stage {stage}: {}; attempt {} follows at {at}", row.message, attempt + 1)
+        }
+        _ if !row.message.is_empty() => format!("stage {stage}: {}", row.message),
+        _ if run.suspend => "no further stage starts while spec.suspend is true".to_owned(),
+        _ => String::new(),
+    };
+    Summary { stage, reason, message }
 }
 
 /// Notes on what changed for the run as a whole.
@@ -376,7 +411,7 @@ impl<'a> Conditions<'a> {
 }
 
 /// A duration for people: `48s`, `4m12s`, `2h05m`.
-fn human(duration: SignedDuration) -> String {
+pub(crate) fn human(duration: SignedDuration) -> String {
     let seconds = duration.as_secs().max(0);
     match seconds {
         0..60 => format!("{seconds}s"),

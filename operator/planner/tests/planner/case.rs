@@ -188,18 +188,23 @@ fn end(stage: &StageCase, before: &[(StagePhase, String, f64)]) -> (StagePhase, 
         &[Use::AfterFailed, Use::AfterSkipped, Use::AfterSucceededOrFailed, Use::AfterAny],
         &[Use::Input, Use::OptionalInput, Use::InputWithDefault],
     ];
+    let mut reasons = Vec::new();
     for kind in kinds {
         for (index, how) in stage.uses.iter().enumerate().filter(|(_, how)| kind.contains(how)) {
             let phase = before[index].0;
             match (how, phase) {
-                (Use::DependsOn | Use::Input, Failed) => return skipped("DependencyFailed"),
-                (Use::DependsOn | Use::Input, Skipped) => return skipped("DependencySkipped"),
+                (Use::DependsOn | Use::Input, Failed) => reasons.push((false, "DependencyFailed")),
+                (Use::DependsOn | Use::Input, Skipped) => reasons.push((true, "DependencySkipped")),
                 (Use::AfterFailed, Succeeded | Skipped)
                 | (Use::AfterSkipped, Succeeded | Failed)
-                | (Use::AfterSucceededOrFailed, Skipped) => return skipped("BranchNotTaken"),
+                | (Use::AfterSucceededOrFailed, Skipped) => reasons.push((phase == Skipped, "BranchNotTaken")),
                 _ => {}
             }
         }
+    }
+    // A failure explains more than a skip.
+    if let Some((_, reason)) = reasons.into_iter().min_by_key(|(skip, _)| *skip) {
+        return skipped(reason);
     }
     let conditions = stage.uses.iter().enumerate().all(|(index, how)| match how {
         Use::WhenSucceeded => before[index].0 == Succeeded,

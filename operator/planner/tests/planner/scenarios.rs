@@ -366,8 +366,9 @@ fn a_rerun_takes_over_what_succeeded() {
     let rows = reuse(graph, &other, graph, &params, &first.world.status.stages, &from);
     assert!(rows.iter().all(Option::is_none));
     // A stage that is defined otherwise runs again, and what needs it.
-    let changed =
-        World::new(spec(&CHAIN.replace("prepare, container: {command: [x]}", "prepare, container: {command: [other]}")));
+    let changed = World::new(spec(
+        &CHAIN.replace("prepare, container: {command: [x]}", "prepare, container: {command: [other]}"),
+    ));
     let rows = reuse(&changed.graph, &params, graph, &params, &first.world.status.stages, &from);
     assert!(rows.iter().all(Option::is_none));
 }

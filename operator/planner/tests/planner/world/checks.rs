@@ -100,11 +100,9 @@ impl World {
         for (before, after) in old.stages.iter().zip(&new.stages) {
             assert_eq!(before.name, after.name);
             assert!(!before.phase.is_terminal() || before == after, "an ended row changed: {before:?} {after:?}");
-            let strange = after.phase.is_terminal() && after.phase != StagePhase::Skipped;
-            assert!(
-                !strange || !self.skipped.contains(&after.name),
-                "others were started because of a skip: {after:?}"
-            );
+            // A cancel may come before the skip is written: what matters is that the stage does not run.
+            let ran = matches!(after.phase, StagePhase::Succeeded | StagePhase::Failed) || after.attempt.is_some();
+            assert!(!ran || !self.skipped.contains(&after.name), "others were started because of a skip: {after:?}");
             assert!(before.attempt <= after.attempt, "an attempt was taken back: {before:?} {after:?}");
             assert_eq!(after.retry_at.is_some(), after.phase == StagePhase::Retrying, "{after:?}");
             assert_eq!(after.pod.is_empty(), after.attempt.is_none(), "{after:?}");
