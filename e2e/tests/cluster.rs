@@ -92,9 +92,9 @@ fn pods_of_kwok_end_as_their_annotations_say() {
     let brief = Brief::up(Options::control_plane("test-kwok").with_kwok(2), "test-kwok");
     let message = "{\"outputs\": \"\\u00fc \\\"quoted\\\"\"}\nand a line";
     let mut good = pod("good", "none", &[]);
-    good["metadata"]["annotations"] = serde_json::json!({"trainyard.dev/kwok-message": message});
+    good["metadata"]["annotations"] = serde_json::json!({"kwok-stage/message": message});
     let mut bad = pod("bad", "none", &[]);
-    bad["metadata"]["annotations"] = serde_json::json!({"trainyard.dev/kwok-exit-code": "3"});
+    bad["metadata"]["annotations"] = serde_json::json!({"kwok-stage/exit-code": "3"});
     for object in [&good, &bad, &pod("plain", "none", &[])] {
         apply(&brief.0, object);
     }

@@ -191,8 +191,8 @@ impl Options {
     /// With `nodes` nodes of KWOK, whose Pods run and succeed at once; with controllers and scheduler, which those need.
     ///
     /// Beside a real node, they bear the taint `kwok.x-k8s.io/node=fake:NoSchedule`. On Pods, these annotations steer them:
-    /// `trainyard.dev/kwok-message` is the termination message, `trainyard.dev/kwok-exit-code` the exit code, and
-    /// `trainyard.dev/kwok-duration` (as `1.5s`) how long they run.
+    /// `kwok-stage/message` is the termination message, `kwok-stage/exit-code` the exit code, and
+    /// `kwok-stage/duration` (as `1.5s`) how long they run.
     #[must_use]
     pub fn with_kwok(mut self, nodes: u32) -> Self {
         self.kwok_nodes = nodes;
