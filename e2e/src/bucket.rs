@@ -88,7 +88,13 @@ impl Connection {
             return Err(failed(format!("it printed {line:?}")));
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-        Ok(Self { forward, _output: output, runtime, access: access.clone(), endpoint: format!("http://127.0.0.1:{port}") })
+        Ok(Self {
+            forward,
+            _output: output,
+            runtime,
+            access: access.clone(),
+            endpoint: format!("http://127.0.0.1:{port}"),
+        })
     }
 
     fn client(&self, bucket: &str, key: &str) -> Result<Arc<AmazonS3>, Error> {

@@ -1,7 +1,9 @@
 //! The command line: what is asked for, and what is printed. Data goes to standard output, all else to standard error.
 
 use clap::{Args, Parser, Subcommand};
+use e2e::build::Product;
 use e2e::cluster::{self, Cluster, Options};
+use e2e::paths::Directories;
 use e2e::store::{self, Access, LocalVersity};
 use e2e::{bucket, demo, image, install, progress};
 use std::error::Error;
@@ -27,6 +29,12 @@ enum Topic {
     /// S3 servers.
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Run a command with the pinned kubectl and helm first on its PATH: tools -- charts/test.sh
+    Tools {
+        /// The command and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// Build operator and runner and install the chart.
     Install {
         #[command(flatten)]
@@ -161,6 +169,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
         Topic::Cluster(command) => cluster(command),
         Topic::Image(command) => images(command),
         Topic::Store(command) => stores(command),
+        Topic::Tools { command } => with_tools(&command),
         Topic::Install { cluster } => {
             install::up(&cluster.find()?, &[&demo::default_store()])?;
             Ok(ExitCode::SUCCESS)
@@ -239,6 +248,27 @@ fn chosen(names: Vec<String>) -> Result<Vec<String>, image::Error> {
     if names.is_empty() { image::names() } else { Ok(names) }
 }
 
+/// Runs a command with the pinned tools first on its `PATH`.
+fn with_tools(command: &[OsString]) -> Outcome {
+    let directories = Directories::from_env();
+    let mut path = vec![Product::Kubernetes.ensure(&directories)?, Product::Helm.ensure(&directories)?];
+    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    let path = std::env::join_paths(path)?;
+    through(command, |program| {
+        program.env("PATH", &path);
+    })
+}
+
+/// Runs a command to its end and passes its exit code on.
+fn through(command: &[OsString], prepare: impl FnOnce(&mut Command)) -> Outcome {
+    let Some((program, arguments)) = command.split_first() else { return Ok(ExitCode::FAILURE) };
+    let mut child = Command::new(program);
+    child.args(arguments);
+    prepare(&mut child);
+    let status = child.status().map_err(|error| format!("cannot run {}: {error}", program.to_string_lossy()))?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
 /// Bucket and key of `s3://bucket/key`.
 fn object(uri: &str) -> Result<(&str, &str), String> {
     uri.strip_prefix("s3://")
@@ -269,10 +299,9 @@ fn stores(command: StoreCommand) -> Outcome {
         }
         StoreCommand::Local { command } => {
             let store = LocalVersity::start()?;
-            let Some((program, arguments)) = command.split_first() else { return Ok(ExitCode::FAILURE) };
-            let status = Command::new(program).args(arguments).envs(store.variables()).status();
-            let status = status.map_err(|error| format!("cannot run {}: {error}", program.to_string_lossy()))?;
-            Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+            through(&command, |program| {
+                program.envs(store.variables());
+            })
         }
     }
 }

@@ -108,15 +108,8 @@ impl Memory {
     }
 
     /// How many runs are remembered.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         lock(&self.runs).len()
-    }
-
-    /// Whether no run is remembered.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// A Pod was seen. Returns its run.

@@ -1,7 +1,7 @@
 //! Our own programs, linked statically, for images without a file system.
 
 use super::Error;
-use crate::{command, paths};
+use crate::{command, paths, progress};
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
@@ -33,8 +33,17 @@ pub fn static_binary(name: &str) -> Result<PathBuf, Error> {
     cargo.arg("--target").arg(&target).arg("--target-dir").arg(&folder);
     // For the target alone: build scripts and macros stay dynamic. Flags of the caller would undo that.
     cargo.env(flags, "-C target-feature=+crt-static").env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-    command::run(&mut cargo).map_err(|source| Error::Build { what: format!("the static {name}"), source })?;
-    Ok(folder.join(target).join(profile).join(name))
+    let binary = folder.join(target).join(profile).join(name);
+    let what = format!("building {name}");
+    let build =
+        || command::run(&mut cargo).map_err(|source| Error::Build { what: format!("the static {name}"), source });
+    // The first build takes minutes, a later one seconds.
+    if binary.is_file() {
+        progress::step(&what, build)?
+    } else {
+        progress::long_step(&what, build)?
+    };
+    Ok(binary)
 }
 
 #[cfg(test)]

@@ -118,7 +118,7 @@ pub(crate) async fn run(
         .reconcile_on(received(reports).map(guarded))
         .graceful_shutdown_on(shutdown)
         .run(
-            move |run, context| reconcile(run, context),
+            reconcile,
             move |run, error, _| retry(&run, error, &failures),
             context,
         )
@@ -204,6 +204,7 @@ async fn reconcile(run: Arc<Guarded>, context: Arc<Context>) -> Result<Action, R
     let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
     let span = tracing::info_span!("run", run = %name, namespace = %namespace);
     let result = look(&run, &context).instrument(span).await;
+    context.metrics.set_active_runs(context.memory.len());
     context.metrics.reconciled("pipelinerun", started.elapsed(), result.as_ref().err().map(RunError::category));
     result
 }
@@ -213,7 +214,7 @@ async fn look(run: &Guarded, context: &Context) -> Result<Action, RunError> {
         Ok(run) => run,
         Err(invalid) => {
             tracing::warn!(error = %invalid.error, "the run cannot be read: it was written by another version, or its status was edited");
-            context.events.unreadable(&invalid.metadata, &invalid.error).await;
+            context.events.unreadable::<PipelineRun>(&invalid.metadata, &invalid.error);
             return Ok(Action::requeue(LIVENESS));
         }
     };
