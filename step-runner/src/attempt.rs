@@ -22,7 +22,7 @@ use crate::stage_in::{self, Inputs, Record};
 use crate::stage_out::{Publisher, commit};
 use crate::stop::{Reason, Stop, Stopped};
 use crate::store::{Opener, Store, StoreError};
-use crate::{beneath, layout, process};
+use crate::{beneath, layout};
 
 /// How long a log may take once everything else is done.
 const LOG_LIMIT: Duration = Duration::from_secs(15);
@@ -202,7 +202,6 @@ impl<'a> Attempt<'a> {
         let Some(inputs) = inputs else { return Err(Failure::new(Outcome::RunnerError, "no inputs were fetched")) };
         let program = self.program(&inputs)?;
         drop(inputs);
-        process::trim_heap();
         let probe = self.begin_probe();
         let ended = exec::run(program, &self.stop, self.grace, &self.log).await.map_err(|error| {
             let outcome =

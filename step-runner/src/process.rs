@@ -1,7 +1,7 @@
 //! The process itself: what the runner asks of the kernel about its own process and its descendants.
 //!
-//! This is the one module with `unsafe` code: three calls that no safe wrapper offers.
-#![expect(unsafe_code, reason = "close_range, kill(-1) and the initial environment have no safe wrapper")]
+//! This is the one module with `unsafe` code: calls that no safe wrapper offers.
+#![expect(unsafe_code, reason = "close_range, kill(-1), madvise and the initial environment have no safe wrapper")]
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
@@ -108,11 +108,49 @@ fn children() -> Vec<Pid> {
         .collect()
 }
 
-/// Gives freed memory back to the kernel: the user's code runs next, perhaps for days.
-pub(crate) fn trim_heap() {
+/// Gives memory back to the kernel: the user's code runs now, perhaps for days, and memory is its own.
+///
+/// Freed heap goes at once. So do the pages of our own code that were needed to get here: they stay in the page cache, and the few
+/// that waiting needs are mapped again at the first touch.
+pub(crate) fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: glibc's own, thread-safe.
     unsafe {
         libc::malloc_trim(0);
+    }
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    let own = std::fs::read_link("/proc/self/exe").unwrap_or_default();
+    for line in maps.lines() {
+        if let Some((begin, end)) = code_of(line, &own.to_string_lossy()) {
+            // SAFETY: a private mapping of a file that is executable and not writable has no page that differs from the file, so
+            // dropping its pages changes no byte; the next access reads the same from the file.
+            unsafe { libc::madvise(begin as *mut libc::c_void, end - begin, libc::MADV_DONTNEED) };
+        }
+    }
+}
+
+/// The address range of a line of `/proc/self/maps` if it is the code of the program `own`.
+fn code_of(line: &str, own: &str) -> Option<(usize, usize)> {
+    let mut fields = line.split_ascii_whitespace();
+    let (begin, end) = fields.next()?.split_once('-')?;
+    if fields.next()? != "r-xp" || !line.ends_with(own) || own.is_empty() {
+        return None;
+    }
+    Some((usize::from_str_radix(begin, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_programs_own_code_is_given_back() {
+        let line = |rights: &str, path: &str| format!("7fd1432f0000-7fd143500000 {rights} 0001a000 fe:00 123   {path}");
+        assert_eq!(code_of(&line("r-xp", "/r"), "/r"), Some((0x7fd1_432f_0000, 0x7fd1_4350_0000)));
+        assert_eq!(code_of(&line("r--p", "/r"), "/r"), None);
+        assert_eq!(code_of(&line("rwxp", "/r"), "/r"), None);
+        assert_eq!(code_of(&line("r-xp", "/lib/libc.so"), "/r"), None);
+        assert_eq!(code_of(&line("r-xp", ""), ""), None);
+        give_memory_back();
     }
 }

@@ -1,5 +1,7 @@
 //! Every way in which a stage fails: the class, the sentence, the log, and that nothing is committed.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
 mod common;
 
 use std::io::{BufRead as _, BufReader};

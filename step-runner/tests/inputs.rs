@@ -1,5 +1,7 @@
 //! Inputs: verified before user code sees them, and never silently empty.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
 mod common;
 
 use common::{Step, World, prefix, stage};

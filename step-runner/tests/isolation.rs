@@ -1,5 +1,7 @@
 //! What the child sees and what it can reach: its contract, and nothing of the runner's.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
 mod common;
 
 use common::World;

@@ -1,5 +1,7 @@
 //! Full disks and full memory, for real. These need root, for a small file system and a control group.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
 mod common;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! What the operator is told: early by HTTP, at the end by the termination message; and who wins when two attempts race.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -4,6 +4,8 @@
 //! The S3 part runs when `TRAINYARD_TEST_S3_ENDPOINT`, `TRAINYARD_TEST_S3_BUCKET`, `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`
 //! are set (`make test` starts such a service).
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
 mod common;
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -217,8 +219,18 @@ fn a_body_that_is_cut_is_read_again() {
     assert_eq!(step.run().ended(Outcome::Succeeded).stdout, made.stdout);
 }
 
-/// Holds the first part of an upload until it is told to let go; tells when it is there.
-fn holding(s3: &S3) -> (String, mpsc::Receiver<()>, mpsc::Sender<()>, Arc<Mutex<Vec<String>>>) {
+/// A proxy that holds the first part of an upload.
+struct Holding {
+    endpoint: String,
+    /// Has a word once the part is there.
+    is_there: mpsc::Receiver<()>,
+    /// Takes the word to let it go.
+    go: mpsc::Sender<()>,
+    /// The first line of every request.
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+fn holding(s3: &S3) -> Holding {
     let (arrived, is_there) = mpsc::channel();
     let (go, word) = mpsc::channel();
     let word = Mutex::new(Some(word));
@@ -236,7 +248,7 @@ fn holding(s3: &S3) -> (String, mpsc::Receiver<()>, mpsc::Sender<()>, Arc<Mutex<
         }
         Fault::Pass
     });
-    (endpoint, is_there, go, lines)
+    Holding { endpoint, is_there, go, lines }
 }
 
 const BIG: &str = "head -c 20000000 /dev/zero > $TRAINYARD_OUT_O";
@@ -244,7 +256,7 @@ const BIG: &str = "head -c 20000000 /dev/zero > $TRAINYARD_OUT_O";
 #[test]
 fn term_while_uploading_ends_well_within_the_grace() {
     let Some(s3) = s3() else { return };
-    let (endpoint, is_there, go, _) = holding(&s3);
+    let Holding { endpoint, is_there, go, .. } = holding(&s3);
     let world = on_s3(&s3, &endpoint);
     let mut step = world.shell("a", 1, BIG).outputs(&["o"]);
     let child = step.start();
@@ -257,7 +269,7 @@ fn term_while_uploading_ends_well_within_the_grace() {
 #[test]
 fn term_while_uploading_beyond_the_grace_aborts_the_upload() {
     let Some(s3) = s3() else { return };
-    let (endpoint, is_there, go, lines) = holding(&s3);
+    let Holding { endpoint, is_there, go, lines } = holding(&s3);
     let world = on_s3(&s3, &endpoint);
     let mut step = world.shell("a", 1, BIG).outputs(&["o"]).grace(1);
     let child = step.start();

@@ -1,5 +1,7 @@
 //! A stage that succeeds: outputs, commit record, report, and what the next stage gets.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
 mod common;
 
 use common::{World, stage};

@@ -56,10 +56,10 @@ impl Publisher<'_> {
             .map_err(|error| Failure::new(Outcome::RunnerError, format!("the commit record: {error}")))?;
         let bytes = Bytes::from(bytes);
         let ours = Record { record, digest: digest::sha256(&bytes), bytes: bytes.clone() };
-        self.store.flush().await?;
         let key = paths::commit_key(&self.spec.prefix);
+        let durable = self.store.durable();
         for look in 0..LOOKS {
-            if self.store.create(&key, bytes.clone()).await? == Created::Yes {
+            if durable.create(&key, bytes.clone()).await? == Created::Yes {
                 return Ok(ours);
             }
             match existing(self.store, self.spec).await? {

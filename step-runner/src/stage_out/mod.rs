@@ -27,6 +27,9 @@ use walk::Found;
 /// Files that are sent at the same time; their bytes are bounded by the store.
 const FILES: usize = 32;
 
+/// Up to so many files are written durably one by one; more, all at once at the end.
+const FEW: usize = 64;
+
 /// What a stage made, as the commit record will say it.
 #[derive(Debug)]
 pub(crate) struct Made {
@@ -62,17 +65,24 @@ impl Publisher<'_> {
         let results = results::read(self.root.as_fd(), self.spec)?;
         let metrics = self.metrics();
         let mut made = Made { outputs: Vec::new(), results, metrics, keys: Vec::new() };
+        let files: usize = found.iter().map(|(_, found)| found.files.len()).sum();
+        let few = files <= FEW;
+        let durable = self.store.durable();
+        let store = if few { &durable } else { self.store };
         for (output, found) in found {
-            let committed = self.send_output(output, found, &mut made.keys).await?;
+            let committed = self.send_output(store, output, found, &mut made.keys).await?;
             made.outputs.push(committed);
         }
         for name in [paths::METRICS, paths::CHECKS] {
             if let Some(file) = self.open_file(name) {
                 let size = file.metadata().map_or(0, |meta| meta.len());
                 let key = self.attempt_key(name);
-                self.store.send(&key, file, size, self.given_up()).await.map_err(|error| self.failed(error))?;
+                store.send(&key, file, size, self.given_up()).await.map_err(|error| self.failed(error))?;
                 made.keys.push(key);
             }
+        }
+        if !few {
+            self.store.flush().await?;
         }
         Ok(made)
     }
@@ -115,6 +125,7 @@ impl Publisher<'_> {
 
     async fn send_output(
         &self,
+        store: &Store,
         output: &OutputSpec,
         found: Found,
         keys: &mut Vec<String>,
@@ -131,7 +142,7 @@ impl Publisher<'_> {
                 let path = if directory { at.join(&output.name).join(&file.path) } else { at.join(&file.path) };
                 let opened = opened.map_err(|error| Failure::io("read", &path, &error.into()))?;
                 let key = format!("{prefix_of}/{}", paths::object_name(&file.path));
-                let sent = self.store.send(&key, File::from(opened), file.size, self.given_up()).await;
+                let sent = store.send(&key, File::from(opened), file.size, self.given_up()).await;
                 let sent = sent.map_err(|error| self.failed(error))?;
                 Ok::<_, Failure>(ManifestFile {
                     path: file.path,
@@ -152,7 +163,7 @@ impl Publisher<'_> {
         let digest = crate::digest::sha256(&json);
         let key = format!("{prefix}/{}", paths::MANIFEST);
         let size = json.len() as u64;
-        self.store.send(&key, std::io::Cursor::new(json), size, self.given_up()).await.map_err(|e| self.failed(e))?;
+        store.send(&key, std::io::Cursor::new(json), size, self.given_up()).await.map_err(|e| self.failed(e))?;
         keys.push(key);
         Ok(CommittedOutput {
             name: output.name.clone(),
@@ -171,8 +182,8 @@ impl Publisher<'_> {
             return;
         }
         let key = self.attempt_key(paths::LOG);
-        if self.store.send(&key, reader, size, limit).await.is_err() {
-            say!("the log could not be kept at {}", self.store.name(&key));
+        if let Err(error) = self.store.send(&key, reader, size, limit).await {
+            say!("the log could not be kept: {error}");
         }
     }
 }

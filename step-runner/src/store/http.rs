@@ -41,14 +41,14 @@ pub(crate) struct Refused {
     pub(crate) code: Option<String>,
 }
 
-/// Makes the client, once per process.
-#[derive(Debug, Clone)]
+/// Makes the client, once per process and only when a store needs it.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Connector {
-    client: HttpClient,
+    client: Arc<OnceLock<HttpClient>>,
 }
 
 impl Connector {
-    pub(crate) fn new() -> Self {
+    fn make() -> HttpClient {
         let mut tcp = Tcp::new();
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT));
@@ -58,13 +58,13 @@ impl Connector {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(20))
             .build(Connect { tcp, tls: Arc::default() });
-        Self { client: HttpClient::new(Service { client, failures: AtomicU32::new(0) }) }
+        HttpClient::new(Service { client, failures: AtomicU32::new(0) })
     }
 }
 
 impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(self.client.clone())
+        Ok(self.client.get_or_init(Self::make).clone())
     }
 }
 

@@ -48,6 +48,7 @@ pub(crate) struct Store {
     label: Arc<str>,
     patience: Duration,
     budget: Arc<Semaphore>,
+    buffers: upload::Buffers,
 }
 
 #[derive(Clone)]
@@ -74,7 +75,7 @@ pub(crate) enum Created {
 impl Store {
     fn new(backend: Backend, below: Path, label: String, patience: Duration) -> Self {
         let budget = Arc::new(Semaphore::new(PARTS * units(PART) as usize));
-        Self { backend, below, label: label.into(), patience, budget }
+        Self { backend, below, label: label.into(), patience, budget, buffers: upload::Buffers::default() }
     }
 
     fn objects(&self) -> &dyn ObjectStore {
@@ -103,13 +104,39 @@ impl Store {
     where
         F: Future<Output = object_store::Result<T>>,
     {
+        self.until_answered(&mut operation, |error| error::classify(what, error)).await
+    }
+
+    /// As [`Self::trying`] for what makes an object: that something does not exist is then no answer but a moment's disorder (a
+    /// service that keeps objects in directories may delete an empty one at the same time).
+    async fn writing<T, F>(&self, what: &str, mut operation: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
+        let classify = |error| match error::classify(what, error) {
+            StoreError::NotFound { object } => {
+                StoreError::Unavailable { object, detail: "404".into(), tries: 1, seconds: 0 }
+            }
+            other => other,
+        };
+        self.until_answered(&mut operation, classify).await
+    }
+
+    async fn until_answered<T, F>(
+        &self,
+        operation: &mut impl FnMut() -> F,
+        classify: impl Fn(object_store::Error) -> StoreError,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
         let begin = Instant::now();
         let mut tries = 0;
         loop {
             tries += 1;
             let error = match operation().await {
                 Ok(value) => return Ok(value),
-                Err(error) => error::classify(what, error),
+                Err(error) => classify(error),
             };
             if !error.is_transient() {
                 return Err(error);
@@ -142,22 +169,15 @@ impl Store {
     /// Writes a small object, whether or not it exists.
     pub(crate) async fn write(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
         let path = self.path(key)?;
-        self.trying(&self.name(key), || self.objects().put(&path, bytes.clone().into())).await.map(drop)
+        self.writing(&self.name(key), || self.objects().put(&path, bytes.clone().into())).await.map(drop)
     }
 
-    /// Writes a small object durably, if and only if it does not exist.
+    /// Writes a small object, if and only if it does not exist.
     pub(crate) async fn create(&self, key: &str, bytes: Bytes) -> Result<Created, StoreError> {
         let path = self.path(key)?;
-        let durable = match &self.backend {
-            Backend::Local { store, .. } => Some(store.as_ref().clone().with_fsync(true)),
-            Backend::Cloud { .. } => None,
-        };
-        let objects: &dyn ObjectStore = match &durable {
-            Some(durable) => durable,
-            None => self.objects(),
-        };
+        let objects = self.objects();
         let created = self
-            .trying(&self.name(key), || objects.put_opts(&path, bytes.clone().into(), PutMode::Create.into()))
+            .writing(&self.name(key), || objects.put_opts(&path, bytes.clone().into(), PutMode::Create.into()))
             .await;
         match created {
             Ok(_) => Ok(Created::Yes),
@@ -166,7 +186,17 @@ impl Store {
         }
     }
 
-    /// Makes what was written so far survive a power cut, where that is not the store's own promise.
+    /// The same store, but what it writes on a volume survives a power cut, each object by itself. Elsewhere that is the store's
+    /// own promise.
+    pub(crate) fn durable(&self) -> Self {
+        let mut durable = self.clone();
+        if let Backend::Local { store, .. } = &mut durable.backend {
+            *store = Arc::new(store.as_ref().clone().with_fsync(true));
+        }
+        durable
+    }
+
+    /// Makes everything that was written so far survive a power cut: what is better than [`Self::durable`] for many objects.
     pub(crate) async fn flush(&self) -> Result<(), StoreError> {
         let Backend::Local { directory, .. } = &self.backend else { return Ok(()) };
         let (directory, name) = (directory.clone(), self.label.to_string());

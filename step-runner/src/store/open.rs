@@ -29,7 +29,7 @@ pub(crate) struct Opener {
 
 impl Opener {
     pub(crate) fn new(spec: &StoreSpec, credentials: Credentials, patience: Duration) -> Self {
-        Self { spec: spec.clone(), credentials, connector: Connector::new(), patience }
+        Self { spec: spec.clone(), credentials, connector: Connector::default(), patience }
     }
 
     /// The stage's own store.

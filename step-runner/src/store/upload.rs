@@ -1,6 +1,7 @@
 //! A file into the store: read once, hashed while it is read, sent in parallel parts, in bounded memory.
 
 use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -13,6 +14,9 @@ use crate::digest::Hasher;
 
 /// A service takes at most so many parts.
 const MOST_PARTS: u64 = 10_000;
+
+/// Files below this size have a buffer of their own size.
+const SMALL: u64 = 256 * 1024;
 
 /// What was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,11 +31,48 @@ enum Begun<R> {
     Parts(Box<Source<R>>, Bytes, OwnedSemaphorePermit),
 }
 
+/// Buffers of one part each, used again and again: freed and allocated anew, large buffers would leave holes in the heap and
+/// cost a page fault for each page.
+#[derive(Clone, Default)]
+pub(super) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+/// A buffer that is lent; it goes back when the last request that sends it is done.
+struct Lent {
+    bytes: Vec<u8>,
+    home: Buffers,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        self.home.0.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+    }
+}
+
+impl Buffers {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn lend(&self, bytes: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Lent { bytes, home: self.clone() })
+    }
+}
+
 /// A reader with its hash, passed to and from the threads that block.
 struct Source<R> {
     reader: R,
     hasher: Hasher,
     size: u64,
+    /// Where the buffers of large files come from.
+    buffers: Buffers,
 }
 
 impl Store {
@@ -52,10 +93,10 @@ impl Store {
         let begin = async {
             // With larger parts fewer fit.
             let permit = self.room(size.min(part)).await?;
-            let source = Source { reader, hasher: Hasher::new(), size: 0 };
+            let source = Source { reader, hasher: Hasher::new(), size: 0, buffers: self.buffers.clone() };
             let (source, first) = source.read(part, &name).await?;
             if (first.len() as u64) < part {
-                self.trying(&name, || self.objects().put(&path, first.clone().into())).await?;
+                self.writing(&name, || self.objects().put(&path, first.clone().into())).await?;
                 return Ok(Begun::Whole(source.finish()));
             }
             Ok(Begun::Parts(Box::new(source), first, permit))
@@ -99,22 +140,23 @@ fn part_size(size: u64) -> u64 {
 impl<R: Read + Send + 'static> Source<R> {
     async fn read(mut self, part: u64, name: &str) -> Result<(Self, Bytes), StoreError> {
         let read = tokio::task::spawn_blocking(move || {
-            // Small files are many: no buffer larger than needed, no growing of large ones.
-            let mut buffer = Vec::new();
-            let mut limited = (&mut self.reader).take(part);
-            let mut chunk = 64 * 1024;
-            loop {
-                buffer.try_reserve_exact(chunk).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
-                let before = buffer.len();
-                (&mut limited).take(chunk as u64).read_to_end(&mut buffer)?;
-                if buffer.len() < before + chunk || limited.limit() == 0 {
-                    break;
-                }
-                chunk = usize::try_from(limited.limit()).unwrap_or(usize::MAX);
-            }
-            self.hasher.update(&buffer);
-            self.size += buffer.len() as u64;
-            Ok((self, Bytes::from(buffer)))
+            // Most files are small, and these need no part's room.
+            let mut head = Vec::new();
+            (&mut self.reader).take(SMALL.min(part)).read_to_end(&mut head)?;
+            let bytes = if (head.len() as u64) < SMALL {
+                Bytes::from(head)
+            } else {
+                let mut buffer = self.buffers.take();
+                let room = usize::try_from(part).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
+                buffer.try_reserve_exact(room).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
+                buffer.extend_from_slice(&head);
+                drop(head);
+                (&mut self.reader).take(part - SMALL).read_to_end(&mut buffer)?;
+                self.buffers.lend(buffer)
+            };
+            self.hasher.update(&bytes);
+            self.size += bytes.len() as u64;
+            Ok((self, bytes))
         });
         match read.await {
             Ok(result) => {
@@ -146,7 +188,7 @@ impl<'a> Parts<'a> {
     async fn begin(store: &'a Store, path: &'a Path, name: &'a str) -> Result<Self, StoreError> {
         let sink = match &store.backend {
             Backend::Cloud { multipart, .. } => {
-                Sink::Cloud(store.trying(name, || multipart.create_multipart(path)).await?)
+                Sink::Cloud(store.writing(name, || multipart.create_multipart(path)).await?)
             }
             Backend::Local { .. } => Sink::Local(store.trying(name, || store.objects().put_multipart(path)).await?),
         };

@@ -1,6 +1,7 @@
 //! A small world for one attempt: a root, a store in a directory, and the real runner as a child process.
 #![allow(dead_code, reason = "each test binary uses a part")]
-#![allow(unreachable_pub)]
+#![allow(unreachable_pub, reason = "each test binary is a crate of its own")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 pub mod proxy;
 
