@@ -84,6 +84,9 @@ fn set_up(folder: &Path) -> Setup {
     command::run(cluster.kubectl().args(["apply", "--server-side", "-f"]).arg(kinds)).unwrap();
     command::run(cluster.kubectl().args(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]))
         .unwrap();
+    // A kind that is established answers a moment later.
+    let served = || command::succeeds(cluster.kubectl().args(["get", "pipelines,pipelineruns"]));
+    assert!((0..100).any(|_| served()), "the API server does not serve our kinds");
     let api = Api::from_kubeconfig(cluster.kubeconfig()).unwrap();
     Setup { api, operator: programs.operator, runner: programs.runner, folder: folder.to_owned() }
 }

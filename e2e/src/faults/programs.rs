@@ -26,19 +26,16 @@ pub fn build(folder: &Path) -> Result<Programs, Error> {
     let profile = env::var(ENV_PROFILE).unwrap_or_else(|_| "dev".to_owned());
     let target = env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| paths::repository().join("target"), |folder| paths::repository().join(folder));
-    let names = ["trainyard-operator", "step-runner"];
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(paths::repository()).args(["build", "--quiet", "--profile", &profile]);
-    for name in names {
-        cargo.args(["--package", name, "--bin", name]);
-    }
-    command::run(cargo.arg("--target-dir").arg(&target))?;
-    let built = target.join(if profile == "dev" { "debug" } else { &profile });
-    let [operator, runner] = names.map(|name| {
+    // One by one: together, their dependencies would have each other's features, and all be built once more.
+    let program = |name: &str| {
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(paths::repository()).args(["build", "--quiet", "--profile", &profile]);
+        command::run(cargo.args(["--package", name, "--bin", name, "--target-dir"]).arg(&target))?;
+        let built = target.join(if profile == "dev" { "debug" } else { &profile }).join(name);
         let copy = folder.join(name);
-        std::fs::copy(built.join(name), &copy)
-            .map(|_| copy)
-            .map_err(|source| Error::Start { command: format!("copy {}", built.join(name).display()), source })
-    });
-    Ok(Programs { operator: operator?, runner: runner? })
+        std::fs::copy(&built, &copy)
+            .map_err(|source| Error::Start { command: format!("copy {}", built.display()), source })?;
+        Ok(copy)
+    };
+    Ok(Programs { operator: program("trainyard-operator")?, runner: program("step-runner")? })
 }
