@@ -18,6 +18,10 @@ pub enum ConditionType {
 }
 
 impl ConditionType {
+    /// Every type.
+    pub const ALL: [Self; 6] =
+        [Self::Accepted, Self::Finished, Self::Succeeded, Self::Reconciling, Self::Stalled, Self::Ready];
+
     /// The word in `status.conditions[].type`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -122,6 +126,52 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 42] = [
+        Self::None,
+        Self::Valid,
+        Self::InvalidPipeline,
+        Self::UnknownReference,
+        Self::NotUpstream,
+        Self::InvalidExpression,
+        Self::PipelineNotFound,
+        Self::RerunSourceUnavailable,
+        Self::ParameterMissing,
+        Self::ParameterUnknown,
+        Self::ParameterInvalid,
+        Self::ParametersChanged,
+        Self::StoreMissing,
+        Self::StatusTooLarge,
+        Self::ResultTooLarge,
+        Self::NameConflict,
+        Self::PodRejected,
+        Self::QuotaExceeded,
+        Self::Unschedulable,
+        Self::ImagePull,
+        Self::ImagePullFailed,
+        Self::ImageRunsAsRoot,
+        Self::ConfigMissing,
+        Self::ContainerStartFailed,
+        Self::Queued,
+        Self::Starting,
+        Self::NoCommit,
+        Self::Disrupted,
+        Self::NodeLost,
+        Self::DependencyFailed,
+        Self::DependencySkipped,
+        Self::WhenFalse,
+        Self::BranchNotTaken,
+        Self::Cancelled,
+        Self::Terminated,
+        Self::Suspended,
+        Self::FinallyFailed,
+        Self::Retrying,
+        Self::Running,
+        Self::Succeeded,
+        Self::StageFailed,
+        Self::InternalError,
+    ];
+
     /// The word; empty for [`Reason::None`].
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -175,5 +225,21 @@ impl Reason {
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The match in `as_str` is complete because it compiles; the lists are complete because they are as long.
+    #[test]
+    fn the_lists_are_complete() {
+        let arms = include_str!("condition.rs")
+            .lines()
+            .filter(|line| line.trim_start().starts_with("Self::") && line.contains("=> \""));
+        assert_eq!(ConditionType::ALL.len() + Reason::ALL.len(), arms.count());
+        let words: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(words.len(), Reason::ALL.len());
     }
 }

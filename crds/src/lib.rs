@@ -9,6 +9,8 @@ pub mod condition;
 pub mod labels;
 pub mod manifest;
 pub mod names;
+#[cfg(feature = "crdgen")]
+pub mod reference;
 pub mod v1alpha1;
 
 /// The API group.
