@@ -82,7 +82,9 @@ impl Writer {
             },
             403 if status.message.contains("exceeded quota") => Ok(Created::Quota(status.message.clone())),
             // A namespace that is being deleted takes nothing, and everything in it goes anyway.
-            403 if status.message.contains("is being terminated") => Err(WriteError::Gone(format!("Namespace {namespace}"))),
+            403 if status.message.contains("is being terminated") => {
+                Err(WriteError::Gone(format!("Namespace {namespace}")))
+            }
             400 | 403 | 404 | 413 | 422 => Ok(Created::Refused(status.message.clone())),
             _ => Err(WriteError::api("create", format!("Pod {namespace}/{name}"), error)),
         }
@@ -109,7 +111,8 @@ impl Writer {
     /// Deletes the Pods of an ended run that ended well, with one request. Failed ones stay for people to look at.
     pub(crate) async fn delete_succeeded_pods(&self, namespace: &str, run_uid: &str) -> Result<(), WriteError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let selected = ListParams::default().labels(&format!("{}={run_uid}", labels::RUN_UID)).fields("status.phase=Succeeded");
+        let selected =
+            ListParams::default().labels(&format!("{}={run_uid}", labels::RUN_UID)).fields("status.phase=Succeeded");
         api.delete_collection(&DeleteParams::default(), &selected)
             .await
             .map(|_| ())
@@ -117,7 +120,11 @@ impl Writer {
     }
 
     /// Patches a run's status if the run is still at the resourceVersion that the patch tests for. Returns the run as it is then.
-    pub(crate) async fn patch_run_status(&self, run: &PipelineRun, patch: json_patch::Patch) -> Result<PipelineRun, WriteError> {
+    pub(crate) async fn patch_run_status(
+        &self,
+        run: &PipelineRun,
+        patch: json_patch::Patch,
+    ) -> Result<PipelineRun, WriteError> {
         let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
         let api: Api<PipelineRun> = Api::namespaced(self.client.clone(), &namespace);
         let object = || format!("PipelineRun {namespace}/{name}");
@@ -130,7 +137,9 @@ impl Writer {
             Err(error @ kube::Error::Api(_)) if matches!(&error, kube::Error::Api(status) if status.code == 422) => {
                 match self.read_run(&namespace, &name).await? {
                     None => Err(WriteError::Gone(object())),
-                    Some(live) if live.resource_version() != run.resource_version() => Err(WriteError::Conflict(object())),
+                    Some(live) if live.resource_version() != run.resource_version() => {
+                        Err(WriteError::Conflict(object()))
+                    }
                     Some(_) => Err(WriteError::api("patch the status of", object(), error)),
                 }
             }
@@ -141,7 +150,9 @@ impl Writer {
     /// A run, read live.
     pub(crate) async fn read_run(&self, namespace: &str, name: &str) -> Result<Option<PipelineRun>, WriteError> {
         let api: Api<PipelineRun> = Api::namespaced(self.client.clone(), namespace);
-        api.get_opt(name).await.map_err(|error| WriteError::api("get", format!("PipelineRun {namespace}/{name}"), error))
+        api.get_opt(name)
+            .await
+            .map_err(|error| WriteError::api("get", format!("PipelineRun {namespace}/{name}"), error))
     }
 
     /// A Pipeline, read live.
@@ -221,7 +232,11 @@ impl Writer {
     }
 
     /// Patches a Pipeline's status if the Pipeline is still at this resourceVersion.
-    pub(crate) async fn patch_pipeline_status(&self, pipeline: &Pipeline, patch: json_patch::Patch) -> Result<(), WriteError> {
+    pub(crate) async fn patch_pipeline_status(
+        &self,
+        pipeline: &Pipeline,
+        patch: json_patch::Patch,
+    ) -> Result<(), WriteError> {
         let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
         let api: Api<Pipeline> = Api::namespaced(self.client.clone(), &namespace);
         match api.patch_status(&name, &PatchParams::default(), &Patch::Json::<()>(patch)).await {

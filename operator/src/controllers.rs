@@ -44,7 +44,8 @@ pub(crate) async fn run(parts: Parts) {
     };
     let memory = Memory::default();
     let (moved, mut moved_pipelines) = mpsc::unbounded_channel();
-    let context = Arc::new(Context { client, settings, metrics, keys, events, memory: memory.clone(), mount, pipelines: moved });
+    let context =
+        Arc::new(Context { client, settings, metrics, keys, events, memory: memory.clone(), mount, pipelines: moved });
     let mut runs: HashMap<Option<String>, UnboundedSender<ObjectRef<PipelineRun>>> = HashMap::new();
     let mut pipelines: HashMap<Option<String>, UnboundedSender<ObjectRef<Pipeline>>> = HashMap::new();
     let mut controllers = Vec::new();

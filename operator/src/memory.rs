@@ -162,7 +162,8 @@ impl Memory {
                 .observed
                 .iter()
                 .filter(|(stage, attempt)| {
-                    !matches!(attempt.state, AttemptState::Ended(_)) && !listed.contains(&((*stage).to_owned(), attempt.number))
+                    !matches!(attempt.state, AttemptState::Ended(_))
+                        && !listed.contains(&((*stage).to_owned(), attempt.number))
                 })
                 .map(|(stage, attempt)| (stage.to_owned(), attempt.number))
                 .collect();

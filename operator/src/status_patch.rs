@@ -1,6 +1,8 @@
 //! A status as a JSON Patch of what changed, with the resourceVersion that it was made from as precondition. Pure.
 
-use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, TestOperation, jsonptr::PointerBuf};
+use json_patch::{
+    AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, TestOperation, jsonptr::PointerBuf,
+};
 use serde_json::{Map, Value};
 use trainyard_crds::v1alpha1::{PipelineRunStatus, StageStatus};
 use trainyard_planner::without_rows;
@@ -71,7 +73,12 @@ mod tests {
 
     fn status(rows: usize) -> PipelineRunStatus {
         let stages = (0..rows).map(|i| StageStatus { name: format!("s{i}"), ..StageStatus::default() }).collect();
-        PipelineRunStatus { phase: Some(RunPhase::Running), reason: "Starting".into(), stages, ..PipelineRunStatus::default() }
+        PipelineRunStatus {
+            phase: Some(RunPhase::Running),
+            reason: "Starting".into(),
+            stages,
+            ..PipelineRunStatus::default()
+        }
     }
 
     fn apply(patch: &Patch, before: &PipelineRunStatus) -> Value {

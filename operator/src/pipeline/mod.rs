@@ -66,7 +66,9 @@ pub(crate) async fn run(
             |pipeline, error, _| {
                 let name = format!("{}/{}", pipeline.namespace().unwrap_or_default(), pipeline.name_any());
                 match error {
-                    WriteError::Conflict(_) | WriteError::Gone(_) => tracing::debug!(pipeline = %name, error = %error, "looking again"),
+                    WriteError::Conflict(_) | WriteError::Gone(_) => {
+                        tracing::debug!(pipeline = %name, error = %error, "looking again")
+                    }
                     WriteError::Api { .. } => tracing::warn!(pipeline = %name, error = %error, "trying again"),
                 }
                 Action::requeue(AGAIN)
@@ -100,7 +102,8 @@ async fn look(pipeline: &Guarded, context: &Context) -> Result<Action, WriteErro
     let graph = Graph::new(&pipeline.spec, context.settings.default_store.as_ref());
     let runs = active_runs(context, &namespace, &pipeline.name_any()).await?;
     let prior = pipeline.status.clone().unwrap_or_default();
-    let status = report::status(&prior, pipeline.metadata.generation.unwrap_or_default(), &graph, &runs, Timestamp::now());
+    let status =
+        report::status(&prior, pipeline.metadata.generation.unwrap_or_default(), &graph, &runs, Timestamp::now());
     if status != prior
         && let Ok(value) = serde_json::to_value(&status)
     {
@@ -111,7 +114,11 @@ async fn look(pipeline: &Guarded, context: &Context) -> Result<Action, WriteErro
 }
 
 /// The runs of a Pipeline that have not left the watch, by name.
-async fn active_runs(context: &Context, namespace: &str, pipeline: &str) -> Result<BTreeMap<String, PipelineRun>, WriteError> {
+async fn active_runs(
+    context: &Context,
+    namespace: &str,
+    pipeline: &str,
+) -> Result<BTreeMap<String, PipelineRun>, WriteError> {
     Ok(context
         .memory
         .runs()

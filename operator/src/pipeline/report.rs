@@ -22,7 +22,8 @@ pub(super) fn status(
     };
     let condition = |kind: ConditionType, value: bool| {
         let status = if value { "True" } else { "False" };
-        let before = prior.conditions.iter().find(|condition| condition.type_ == kind.as_str() && condition.status == status);
+        let before =
+            prior.conditions.iter().find(|condition| condition.type_ == kind.as_str() && condition.status == status);
         Condition {
             type_: kind.as_str().into(),
             status: status.into(),
@@ -85,7 +86,8 @@ mod tests {
 
     #[test]
     fn ready_says_whether_it_can_run_and_not_how_its_runs_ended() {
-        let runs = BTreeMap::from([run("a", "2026-01-01T00:00:00Z", "Failed"), run("b", "2026-01-02T00:00:00Z", "Running")]);
+        let runs =
+            BTreeMap::from([run("a", "2026-01-01T00:00:00Z", "Failed"), run("b", "2026-01-02T00:00:00Z", "Running")]);
         let status = status(&PipelineStatus::default(), 3, &graph("x"), &runs, Timestamp::UNIX_EPOCH);
         let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
         assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", "Valid"));
@@ -96,7 +98,8 @@ mod tests {
 
     #[test]
     fn a_wrong_pipeline_is_stalled_with_the_field_that_is_wrong() {
-        let status = status(&PipelineStatus::default(), 1, &graph("$(params.x)"), &BTreeMap::new(), Timestamp::UNIX_EPOCH);
+        let status =
+            status(&PipelineStatus::default(), 1, &graph("$(params.x)"), &BTreeMap::new(), Timestamp::UNIX_EPOCH);
         let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
         assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", "UnknownReference"));
         assert!(stalled.message.starts_with("spec.stages[0].container: "), "{}", stalled.message);

@@ -7,7 +7,9 @@ use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
 use trainyard_crds::condition::Reason;
 use trainyard_crds::names;
-use trainyard_crds::v1alpha1::{CachedFrom, PipelineRun, PipelineRunStatus, PipelineSpec, RerunStages, Resolved, StageStatus};
+use trainyard_crds::v1alpha1::{
+    CachedFrom, PipelineRun, PipelineRunStatus, PipelineSpec, RerunStages, Resolved, StageStatus,
+};
 use trainyard_planner::{Graph, SpecProblem, initial, params_digest, resolve_params, reuse};
 
 use super::RunError;
@@ -56,7 +58,10 @@ async fn recover(
     let writer = Writer::new(context.client.clone());
     let namespace = run.namespace().unwrap_or_default();
     let Some((_, spec)) = read(&writer, &namespace, &status.revision).await? else {
-        let message = format!("ControllerRevision {} is gone, which kept the pipeline of this run: create another run", status.revision);
+        let message = format!(
+            "ControllerRevision {} is gone, which kept the pipeline of this run: create another run",
+            status.revision
+        );
         return Ok(Accepted::No(Reason::PipelineNotFound, message));
     };
     let given = given_params(&writer, run).await?;
@@ -75,7 +80,10 @@ async fn recover(
 }
 
 /// A run's own parameters, or those of the run that it repeats where it names no pipeline.
-async fn given_params(writer: &Writer, run: &PipelineRun) -> Result<std::collections::BTreeMap<String, serde_json::Value>, RunError> {
+async fn given_params(
+    writer: &Writer,
+    run: &PipelineRun,
+) -> Result<std::collections::BTreeMap<String, serde_json::Value>, RunError> {
     let mut given = run.spec.params.clone();
     let mut current = run.clone();
     // A rerun of a rerun of a run: bounded, since each is older than the one before.
@@ -92,7 +100,12 @@ async fn given_params(writer: &Writer, run: &PipelineRun) -> Result<std::collect
     Ok(given)
 }
 
-async fn first(context: &Context, memory: &Mutex<RunMemory>, run: &PipelineRun, now: Timestamp) -> Result<Accepted, RunError> {
+async fn first(
+    context: &Context,
+    memory: &Mutex<RunMemory>,
+    run: &PipelineRun,
+    now: Timestamp,
+) -> Result<Accepted, RunError> {
     let writer = Writer::new(context.client.clone());
     let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
     let source = match &run.spec.rerun {
@@ -122,7 +135,9 @@ async fn first(context: &Context, memory: &Mutex<RunMemory>, run: &PipelineRun, 
         Err(problem) => return Ok(Accepted::No(problem.reason, problem.to_string())),
     };
     let taken_over = match &source {
-        Some(source) if run.spec.rerun.as_ref().is_some_and(|rerun| rerun.stages.unwrap_or_default() == RerunStages::Failed) => {
+        Some(source)
+            if run.spec.rerun.as_ref().is_some_and(|rerun| rerun.stages.unwrap_or_default() == RerunStages::Failed) =>
+        {
             taken_over(&writer, &frozen, source, &namespace).await?
         }
         Some(_) | None => Vec::new(),
@@ -152,10 +167,17 @@ fn artifacts(frozen: &Frozen, namespace: &str, pipeline: &str, run: &PipelineRun
     let store = frozen.graph.store();
     let base = match (&store.uri, &store.volume) {
         (Some(uri), _) => uri.trim_end_matches('/').to_owned(),
-        (None, Some(volume)) => format!("volume:{}/{}", volume.claim_name, volume.sub_path.as_deref().unwrap_or_default().trim_matches('/')),
+        (None, Some(volume)) => {
+            format!("volume:{}/{}", volume.claim_name, volume.sub_path.as_deref().unwrap_or_default().trim_matches('/'))
+        }
         (None, None) => String::new(),
     };
-    format!("{}/{namespace}/{pipeline}/{}.{}/", base.trim_end_matches('/'), run.name_any(), run.uid().unwrap_or_default())
+    format!(
+        "{}/{namespace}/{pipeline}/{}.{}/",
+        base.trim_end_matches('/'),
+        run.name_any(),
+        run.uid().unwrap_or_default()
+    )
 }
 
 type Refusal = (Reason, String);
@@ -176,18 +198,27 @@ async fn definition(
             Some(pipeline) => Ok((reference.name.clone(), pipeline.spec)),
             None => Err((
                 Reason::PipelineNotFound,
-                format!("there is no Pipeline {} in namespace {namespace}: apply it, then create the run again", reference.name),
+                format!(
+                    "there is no Pipeline {} in namespace {namespace}: apply it, then create the run again",
+                    reference.name
+                ),
             )),
         });
     }
     let Some(status) = source.and_then(|source| source.status.as_ref()) else {
-        return Ok(Err((Reason::InvalidPipeline, "the run names no pipeline: set spec.pipelineRef, spec.pipeline or spec.rerun".into())));
+        return Ok(Err((
+            Reason::InvalidPipeline,
+            "the run names no pipeline: set spec.pipelineRef, spec.pipeline or spec.rerun".into(),
+        )));
     };
     Ok(match read(writer, namespace, &status.revision).await? {
         Some(found) => Ok(found),
         None => Err((
             Reason::RerunSourceUnavailable,
-            format!("run {} was never accepted, so there is nothing to build on: set spec.pipelineRef", source.map(ResourceExt::name_any).unwrap_or_default()),
+            format!(
+                "run {} was never accepted, so there is nothing to build on: set spec.pipelineRef",
+                source.map(ResourceExt::name_any).unwrap_or_default()
+            ),
         )),
     })
 }
@@ -197,8 +228,9 @@ async fn read(writer: &Writer, namespace: &str, revision: &str) -> Result<Option
         return Ok(None);
     }
     let Some(data) = writer.read_revision(namespace, revision).await? else { return Ok(None) };
-    let revision: Revision = serde_json::from_value(data)
-        .map_err(|error| RunError::Internal(format!("ControllerRevision {namespace}/{revision} is not a pipeline: {error}")))?;
+    let revision: Revision = serde_json::from_value(data).map_err(|error| {
+        RunError::Internal(format!("ControllerRevision {namespace}/{revision} is not a pipeline: {error}"))
+    })?;
     Ok(Some((revision.pipeline, revision.spec)))
 }
 
@@ -212,7 +244,12 @@ fn freeze(
 }
 
 /// The rows that a rerun takes over.
-async fn taken_over(writer: &Writer, frozen: &Frozen, source: &PipelineRun, namespace: &str) -> Result<Vec<Option<StageStatus>>, RunError> {
+async fn taken_over(
+    writer: &Writer,
+    frozen: &Frozen,
+    source: &PipelineRun,
+    namespace: &str,
+) -> Result<Vec<Option<StageStatus>>, RunError> {
     let Some(status) = &source.status else { return Ok(Vec::new()) };
     let Some((pipeline, spec)) = read(writer, namespace, &status.revision).await? else { return Ok(Vec::new()) };
     let given = given_params(writer, source).await?;

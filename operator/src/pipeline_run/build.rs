@@ -44,7 +44,10 @@ impl Request<'_> {
     }
 
     pub(crate) fn pod(&self, settings: &Settings) -> Result<Pod, BuildError> {
-        let context = StepContext { report_url: settings.report_url.as_deref(), default_timeout: settings.default_timeout.map(|timeout| timeout.as_secs()) };
+        let context = StepContext {
+            report_url: settings.report_url.as_deref(),
+            default_timeout: settings.default_timeout.map(|timeout| timeout.as_secs()),
+        };
         let spec: StepSpec = step_spec(self.graph, self.run, self.rows, self.node, self.attempt, context)?;
         let node = self.graph.nodes().get(self.node).ok_or(StepProblem::Unknown(self.node))?;
         let mut owner = self.object.controller_owner_ref(&()).unwrap_or_default();

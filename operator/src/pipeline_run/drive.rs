@@ -27,7 +27,11 @@ const ROUNDS: usize = 16;
 const STATUS_LIMIT: usize = 768 * 1024;
 
 /// Looks at a run until there is nothing more to do now.
-pub(super) async fn drive(context: &Context, memory: &Mutex<RunMemory>, run: Arc<PipelineRun>) -> Result<Requeue, RunError> {
+pub(super) async fn drive(
+    context: &Context,
+    memory: &Mutex<RunMemory>,
+    run: Arc<PipelineRun>,
+) -> Result<Requeue, RunError> {
     let phase = run.status.as_ref().and_then(|status| status.phase);
     if phase.is_some_and(trainyard_crds::v1alpha1::RunPhase::is_terminal) {
         return finish::finish(context, &run).await;
@@ -47,7 +51,12 @@ pub(super) async fn drive(context: &Context, memory: &Mutex<RunMemory>, run: Arc
     let driver = Driver { context, memory, frozen: &frozen };
     for _ in 0..ROUNDS {
         let Some(current) = lock(memory).latest.clone() else { break };
-        if current.status.as_ref().and_then(|status| status.phase).is_some_and(trainyard_crds::v1alpha1::RunPhase::is_terminal) {
+        if current
+            .status
+            .as_ref()
+            .and_then(|status| status.phase)
+            .is_some_and(trainyard_crds::v1alpha1::RunPhase::is_terminal)
+        {
             return finish::finish(context, &current).await;
         }
         match driver.round(&current).await? {
@@ -78,7 +87,8 @@ async fn refuse(
     let prior = run.status.clone().unwrap_or_default();
     let mut status = refused(&prior, run.metadata.generation.unwrap_or_default(), reason, message, now);
     if status.pipeline.is_empty() {
-        status.pipeline = run.spec.pipeline_ref.as_ref().map_or_else(|| run.name_any(), |reference| reference.name.clone());
+        status.pipeline =
+            run.spec.pipeline_ref.as_ref().map_or_else(|| run.name_any(), |reference| reference.name.clone());
     }
     let patch = status_patch::whole_patch(&version(run), serde_json::to_value(&status).map_err(json)?);
     let written = Arc::new(Writer::new(context.client.clone()).patch_run_status(run, patch).await?);
@@ -104,7 +114,8 @@ struct Driver<'a> {
 
 impl Driver<'_> {
     async fn round(&self, object: &PipelineRun) -> Result<Round, RunError> {
-        let (namespace, name, uid) = (object.namespace().unwrap_or_default(), object.name_any(), object.uid().unwrap_or_default());
+        let (namespace, name, uid) =
+            (object.namespace().unwrap_or_default(), object.name_any(), object.uid().unwrap_or_default());
         let status = object.status.clone().unwrap_or_default();
         let run = Run {
             namespace: &namespace,
@@ -171,7 +182,18 @@ impl Driver<'_> {
                 Action::Emit(_) => {}
             }
         }
+        let launches = !requests.is_empty();
         let created = launch::launch(self.context, self.memory, requests, now).await?;
+        let ended = plan
+            .rows
+            .iter()
+            .filter(|(_, row)| row.phase.is_terminal())
+            .filter_map(|(_, row)| Some(row.end.as_ref()?.0))
+            .max();
+        if let (true, true, Some(ended)) = (launches, created, ended) {
+            let took = Timestamp::now().duration_since(ended);
+            self.context.metrics.handed_off(Duration::try_from(took).unwrap_or_default());
+        }
         Ok(stands && created)
     }
 
@@ -181,8 +203,13 @@ impl Driver<'_> {
 
     async fn stop(&self, run: &Run<'_>, node: usize, attempt: u32, pod: &str, uid: &str) -> Result<(), RunError> {
         let row = run.status.stages.get(node);
-        if row.is_some_and(|row| row.reason == Reason::ContainerStartFailed.as_str()) && self.context.mount.image_failed() {
-            tracing::warn!(pod, "a container with an image volume could not be made: the runner comes by init container from now on");
+        if row.is_some_and(|row| row.reason == Reason::ContainerStartFailed.as_str())
+            && self.context.mount.image_failed()
+        {
+            tracing::warn!(
+                pod,
+                "a container with an image volume could not be made: the runner comes by init container from now on"
+            );
         }
         Writer::new(self.context.client.clone()).delete_pod(run.namespace, pod, uid).await?;
         tracing::info!(stage = self.stage(node), attempt, pod, "stopped");
@@ -216,20 +243,28 @@ impl Driver<'_> {
         let after = plan.status(before);
         let size = serde_json::to_string(&after).map_err(json)?.len();
         if size > STATUS_LIMIT {
-            let message = format!("the status would be {size} bytes and {STATUS_LIMIT} are allowed: write less to results and metrics");
+            let message = format!(
+                "the status would be {size} bytes and {STATUS_LIMIT} are allowed: write less to results and metrics"
+            );
             let now = Timestamp::now();
-            let status = refused(before, object.metadata.generation.unwrap_or_default(), Reason::StatusTooLarge, &message, now);
+            let status =
+                refused(before, object.metadata.generation.unwrap_or_default(), Reason::StatusTooLarge, &message, now);
             let patch = status_patch::whole_patch(&version(object), serde_json::to_value(&status).map_err(json)?);
             self.write(object, patch).await?;
             return Ok(());
         }
-        let patch = status_patch::run_patch(&version(object), object.status.as_ref(), &after, &plan.rows).map_err(json)?;
+        let patch =
+            status_patch::run_patch(&version(object), object.status.as_ref(), &after, &plan.rows).map_err(json)?;
         let written = self.write(object, patch).await?;
         for (node, row) in &plan.rows {
             let old = before.stages.get(*node).map(|row| row.phase);
             if row.phase.is_terminal() && old != Some(row.phase) {
                 tracing::info!(stage = %row.name, attempt = row.attempt, phase = row.phase.as_str(), reason = %row.reason, "stage ended");
-                self.context.metrics.attempt_ended(if row.reason.is_empty() { row.phase.as_str() } else { &row.reason });
+                self.context.metrics.attempt_ended(if row.reason.is_empty() {
+                    row.phase.as_str()
+                } else {
+                    &row.reason
+                });
             }
         }
         for action in &plan.actions {
@@ -240,7 +275,10 @@ impl Driver<'_> {
         if before.phase != after.phase {
             let phase = after.phase.unwrap_or_default();
             tracing::info!(phase = phase.as_str(), reason = %after.reason, "run is");
-            self.context.pipelines.send(ObjectRef::new(&after.pipeline).within(&object.namespace().unwrap_or_default())).ok();
+            self.context
+                .pipelines
+                .send(ObjectRef::new(&after.pipeline).within(&object.namespace().unwrap_or_default()))
+                .ok();
         }
         Ok(())
     }

@@ -42,7 +42,12 @@ pub(super) async fn launch(
     Ok(all)
 }
 
-async fn create(context: &Context, memory: &Mutex<RunMemory>, request: Request<'_>, now: Timestamp) -> Result<bool, RunError> {
+async fn create(
+    context: &Context,
+    memory: &Mutex<RunMemory>,
+    request: Request<'_>,
+    now: Timestamp,
+) -> Result<bool, RunError> {
     let stage = request.graph.nodes()[request.node].name();
     let name = request.name();
     let pod = match request.pod(&context.settings) {
@@ -61,7 +66,9 @@ async fn create(context: &Context, memory: &Mutex<RunMemory>, request: Request<'
         }
         Created::Existing(existing) if is_ours(&existing, &request) => Ok(seen(memory, &existing)),
         Created::Existing(_) => {
-            let message = format!("Pod {name} exists and belongs to somebody else: it is left alone; rename or delete it, then rerun");
+            let message = format!(
+                "Pod {name} exists and belongs to somebody else: it is left alone; rename or delete it, then rerun"
+            );
             hopeless(memory, &request, &name, Reason::NameConflict, message, now);
             Ok(false)
         }
@@ -96,7 +103,14 @@ fn is_ours(pod: &Pod, request: &Request<'_>) -> bool {
 }
 
 /// The attempt has failed before it began, and repeating it cannot help.
-fn hopeless(memory: &Mutex<RunMemory>, request: &Request<'_>, pod: &str, reason: Reason, message: String, now: Timestamp) {
+fn hopeless(
+    memory: &Mutex<RunMemory>,
+    request: &Request<'_>,
+    pod: &str,
+    reason: Reason,
+    message: String,
+    now: Timestamp,
+) {
     let ended = Ended { end: Some(now), ..Ended::failure(Class::Fatal, reason.as_str(), message) };
     let attempt = Attempt {
         number: request.attempt,

@@ -82,9 +82,12 @@ pub(crate) async fn run(
         None => (Api::all(client.clone()), Api::all(client)),
     };
     let scope = namespace.as_deref().unwrap_or("all namespaces").to_owned();
-    let (runs_watch, pods_watch) = (readiness.watch(&format!("pipelineruns in {scope}")), readiness.watch(&format!("pods in {scope}")));
+    let (runs_watch, pods_watch) =
+        (readiness.watch(&format!("pipelineruns in {scope}")), readiness.watch(&format!("pods in {scope}")));
     let (reader, writer) = reflector::store::<Guarded>();
-    let active = watcher::Config::default().labels(&format!("{}!={}", labels::FINISHED, labels::FINISHED_TRUE)).timeout(WATCH_SECONDS);
+    let active = watcher::Config::default()
+        .labels(&format!("{}!={}", labels::FINISHED, labels::FINISHED_TRUE))
+        .timeout(WATCH_SECONDS);
     let memory = context.memory.clone();
     let mut listing = HashSet::new();
     let synced = Arc::new(AtomicBool::new(false));
@@ -117,11 +120,7 @@ pub(crate) async fn run(
         .reconcile_on(pods.map(guarded))
         .reconcile_on(received(reports).map(guarded))
         .graceful_shutdown_on(shutdown)
-        .run(
-            reconcile,
-            move |run, error, _| retry(&run, error, &failures),
-            context,
-        )
+        .run(reconcile, move |run, error, _| retry(&run, error, &failures), context)
         .for_each(|result| async move {
             if let Err(error) = result {
                 match &error {

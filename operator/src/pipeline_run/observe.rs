@@ -86,7 +86,11 @@ fn container<'a>(statuses: Option<&'a Vec<ContainerStatus>>, name: &str) -> Opti
 /// Why the Pod is or was being taken away by something other than its program.
 fn disruption(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
-    let condition = status.conditions.iter().flatten().find(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True");
+    let condition = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True");
     if let Some(condition) = condition {
         let reason = condition.reason.as_deref().unwrap_or("DisruptionTarget");
         let message = condition.message.as_deref().unwrap_or_default();
@@ -127,13 +131,18 @@ fn ended(
             Outcome::OOMKilled.as_str(),
             "the container ran out of memory: raise resources.limits.memory, or use less",
         ),
-        (None, _) if pod_reason == Some("DeadlineExceeded") => {
-            Ended::failure(Class::User, Outcome::Timeout.as_str(), "the Pod was still there long after the stage's timeout")
-        }
+        (None, _) if pod_reason == Some("DeadlineExceeded") => Ended::failure(
+            Class::User,
+            Outcome::Timeout.as_str(),
+            "the Pod was still there long after the stage's timeout",
+        ),
         (None, _) => Ended::failure(
             Class::Infra,
             Reason::Disrupted.as_str(),
-            format!("the Pod ended without a report, exit code {code}{}", kubelet_reason.map(|reason| format!(" ({reason})")).unwrap_or_default()),
+            format!(
+                "the Pod ended without a report, exit code {code}{}",
+                kubelet_reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
+            ),
         ),
     };
     if let Some(message) = disrupted
@@ -213,9 +222,14 @@ fn ended_without_container(pod: &Pod, phase: &str) -> Ended {
     let reason = text(status.and_then(|status| status.reason.as_ref()));
     let message = text(status.and_then(|status| status.message.as_ref()));
     let init = container(status.and_then(|status| status.init_container_statuses.as_ref()), RUNNER_CONTAINER);
-    let init_failed = init.and_then(|status| status.state.as_ref()?.terminated.as_ref()).filter(|state| state.exit_code != 0);
+    let init_failed =
+        init.and_then(|status| status.state.as_ref()?.terminated.as_ref()).filter(|state| state.exit_code != 0);
     if phase == "Succeeded" {
-        return Ended::failure(Class::Infra, Reason::NoCommit.as_str(), "the Pod counts as succeeded but its container never ended");
+        return Ended::failure(
+            Class::Infra,
+            Reason::NoCommit.as_str(),
+            "the Pod counts as succeeded but its container never ended",
+        );
     }
     if reason == "DeadlineExceeded" {
         return Ended::failure(Class::User, Outcome::Timeout.as_str(), "the Pod did not start its program in time");
@@ -227,7 +241,9 @@ fn ended_without_container(pod: &Pod, phase: &str) -> Ended {
             format!("the init container that brings the runner ended with exit code {}", state.exit_code),
         );
     }
-    let message = disruption(pod).unwrap_or_else(|| format!("the Pod failed before its program started: {reason} {message}").trim_end().to_owned());
+    let message = disruption(pod).unwrap_or_else(|| {
+        format!("the Pod failed before its program started: {reason} {message}").trim_end().to_owned()
+    });
     Ended::failure(Class::Infra, Reason::Disrupted.as_str(), message)
 }
 
@@ -235,7 +251,11 @@ fn ended_without_container(pod: &Pod, phase: &str) -> Ended {
 fn waiting(pod: &Pod, stage: Option<&ContainerStatus>) -> Waiting {
     let status = pod.status.as_ref();
     let scheduled = status.and_then(|status| {
-        status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+        status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
     });
     if let Some(condition) = scheduled {
         return Waiting {
@@ -265,7 +285,12 @@ fn container_waiting(reason: &str, message: String, pod: &Pod) -> Waiting {
     let verdict = |after, reason| Some(Verdict { after, reason });
     let text = message.to_lowercase();
     match reason {
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" | "RegistryUnavailable"
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
+        | "ImageInspectError"
+        | "RegistryUnavailable"
         | "SignatureValidationFailed" => {
             let image = image(pod);
             let permanent = reason == "InvalidImageName"
@@ -276,7 +301,9 @@ fn container_waiting(reason: &str, message: String, pod: &Pod) -> Waiting {
             let patience = if permanent { IMAGE_PATIENCE } else { REGISTRY_PATIENCE };
             Waiting {
                 reason: Reason::ImagePull.as_str().to_owned(),
-                message: format!("image {image} cannot be pulled: {reason}: {message}; check its name and pod.imagePullSecrets"),
+                message: format!(
+                    "image {image} cannot be pulled: {reason}: {message}; check its name and pod.imagePullSecrets"
+                ),
                 verdict: verdict(patience, Reason::ImagePullFailed),
             }
         }
@@ -372,7 +399,10 @@ mod tests {
     fn the_exit_code_outlives_a_garbled_message() {
         let ended = terminated(65, "\u{0}garbage");
         assert_eq!((ended.reason.as_str(), ended.class), ("OOMKilled", Class::User));
-        let ended = terminated(64, r#"{"version":1,"outcome":"UserError","exitCode":3,"message":"exit code 3","lastLines":"boom"}"#);
+        let ended = terminated(
+            64,
+            r#"{"version":1,"outcome":"UserError","exitCode":3,"message":"exit code 3","lastLines":"boom"}"#,
+        );
         assert_eq!((ended.exit_code, ended.last_lines.as_str(), ended.class), (Some(3), "boom", Class::User));
         assert_eq!(ended.end.unwrap().to_string(), "2026-01-01T00:01:00Z");
         assert_eq!(terminated(73, "").class, Class::Fatal);
@@ -403,7 +433,12 @@ mod tests {
 
     #[test]
     fn eviction_is_the_infrastructures_fault() {
-        let AttemptState::Ended(ended) = observe(&pod(json!({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}))).unwrap().attempt.state else {
+        let AttemptState::Ended(ended) =
+            observe(&pod(json!({"phase": "Failed", "reason": "Evicted", "message": "low on memory"})))
+                .unwrap()
+                .attempt
+                .state
+        else {
             panic!("not ended")
         };
         assert_eq!((ended.class, ended.reason.as_str()), (Class::Infra, "Disrupted"));
