@@ -19,6 +19,12 @@ pub(crate) struct Expression {
     pub(crate) stages: BTreeSet<String>,
     /// Parameters that it reads.
     pub(crate) params: BTreeSet<String>,
+    /// Results that it reads, by stage.
+    pub(crate) results: BTreeSet<(String, String)>,
+    /// Metrics that it reads, by stage.
+    pub(crate) metrics: BTreeSet<(String, String)>,
+    /// Whether it reads `run.phase`.
+    pub(crate) run_phase: bool,
 }
 
 impl std::fmt::Debug for Expression {
@@ -70,10 +76,12 @@ impl Expression {
         }
         if names.whole {
             return Err(invalid(
-                "params and stages must be followed by a name, such as params.production or stages.train.metrics.accuracy".into(),
+                "params, stages and run must be followed by a name, such as params.production or stages.train.metrics.accuracy"
+                    .into(),
             ));
         }
-        Ok(Self { program: Arc::new(program), source: source.to_owned(), stages: names.stages, params: names.params })
+        let Names { stages, params, results, metrics, run_phase, .. } = names;
+        Ok(Self { program: Arc::new(program), source: source.to_owned(), stages, params, results, metrics, run_phase })
     }
 
     /// The condition's value.
@@ -92,10 +100,7 @@ impl Expression {
                 message: format!("`{}` gives a {} and not true or false", self.source, other.type_of()),
             }),
             Err(ExecutionError::NoSuchKey(key)) => Err(NoValue {
-                message: format!(
-                    "`{}` cannot be evaluated: there is no {key}; the stage has not written it",
-                    self.source
-                ),
+                message: format!("`{}` cannot be evaluated: no stage has written {key}", self.source),
                 key: Some(key.to_string()),
             }),
             Err(error) => {
@@ -135,6 +140,9 @@ fn convert(value: &Value) -> Cel {
 struct Names {
     stages: BTreeSet<String>,
     params: BTreeSet<String>,
+    results: BTreeSet<(String, String)>,
+    metrics: BTreeSet<(String, String)>,
+    run_phase: bool,
     unknown: Vec<String>,
     whole: bool,
     bound: Vec<String>,
@@ -146,24 +154,18 @@ impl Names {
     }
 
     fn walk(&mut self, expression: &Expr) {
+        if let Some((root, fields)) = path(expression)
+            && !fields.is_empty()
+            && !self.bound.iter().any(|bound| bound == root)
+        {
+            self.member(root, &fields);
+            return;
+        }
         match expression {
             Expr::Unspecified | Expr::Literal(_) => {}
             Expr::Ident(name) => self.root(name),
-            Expr::Select(select) => match &select.operand.expr {
-                Expr::Ident(root) if !self.bound.contains(root) => self.member(root, &select.field),
-                operand => self.walk(operand),
-            },
+            Expr::Select(select) => self.walk_node(&select.operand),
             Expr::Call(call) => {
-                // `stages["my-stage"]` is a call of the index operator.
-                if call.func_name == cel::common::ast::operators::INDEX
-                    && let [object, key] = call.args.as_slice()
-                    && let Expr::Ident(root) = &object.expr
-                    && let Expr::Literal(LiteralValue::String(name)) = &key.expr
-                    && !self.bound.contains(root)
-                {
-                    self.member(root, name.inner());
-                    return;
-                }
                 if let Some(target) = &call.target {
                     self.walk_node(target);
                 }
@@ -197,16 +199,28 @@ impl Names {
         }
     }
 
-    fn member(&mut self, root: &str, name: &str) {
-        match root {
-            "stages" => {
-                self.stages.insert(name.to_owned());
+    fn member(&mut self, root: &str, fields: &[&str]) {
+        match (root, fields) {
+            ("params", [name, ..]) => {
+                self.params.insert((*name).to_owned());
             }
-            "params" => {
-                self.params.insert(name.to_owned());
+            ("stages", [stage, rest @ ..]) => {
+                self.stages.insert((*stage).to_owned());
+                match rest {
+                    [] | ["phase" | "results" | "metrics"] => {}
+                    ["results", name, ..] => {
+                        self.results.insert(((*stage).to_owned(), (*name).to_owned()));
+                    }
+                    ["metrics", name, ..] => {
+                        self.metrics.insert(((*stage).to_owned(), (*name).to_owned()));
+                    }
+                    [field, ..] => self.unknown.push(format!("stages.{stage}.{field}")),
+                }
             }
-            "run" if ["name", "namespace", "uid", "pipeline", "phase"].contains(&name) => {}
-            _ => self.unknown.push(format!("{root}.{name}")),
+            ("run", ["phase"]) => self.run_phase = true,
+            ("run", ["name" | "namespace" | "uid" | "pipeline"]) => {}
+            (_, [field, ..]) => self.unknown.push(format!("{root}.{field}")),
+            (_, []) => {}
         }
     }
 
@@ -215,10 +229,31 @@ impl Names {
             return;
         }
         match name {
-            "stages" | "params" => self.whole = true,
-            "run" => {}
+            "stages" | "params" | "run" => self.whole = true,
             _ => self.unknown.push(name.to_owned()),
         }
+    }
+}
+
+/// An expression that is nothing but a name and fields of it, as in `a.b["c"].d`.
+fn path(expression: &Expr) -> Option<(&str, Vec<&str>)> {
+    match expression {
+        Expr::Ident(root) => Some((root, Vec::new())),
+        Expr::Select(select) => {
+            let (root, mut fields) = path(&select.operand.expr)?;
+            fields.push(&select.field);
+            Some((root, fields))
+        }
+        // `stages["my-stage"]` is a call of the index operator.
+        Expr::Call(call) if call.func_name == cel::common::ast::operators::INDEX => match call.args.as_slice() {
+            [object, IdedExpr { expr: Expr::Literal(LiteralValue::String(name)), .. }] => {
+                let (root, mut fields) = path(&object.expr)?;
+                fields.push(name.inner());
+                Some((root, fields))
+            }
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -268,6 +303,15 @@ mod tests {
             Expression::parse("stages.a.phase == 'x' || stages['b-c'].results.r > params.n", "when").unwrap();
         assert_eq!(expression.stages, BTreeSet::from(["a".to_owned(), "b-c".to_owned()]));
         assert_eq!(expression.params, BTreeSet::from(["n".to_owned()]));
+        let pair = |stage: &str, name: &str| BTreeSet::from([(stage.to_owned(), name.to_owned())]);
+        assert_eq!(expression.results, pair("b-c", "r"));
+        let expression = Expression::parse(
+            "has(stages.a.metrics.m) && stages.a.metrics['m'] > 1 && stages.a.results.list[0].x == 1 && run.phase == 'Failed'",
+            "when",
+        )
+        .unwrap();
+        assert_eq!((expression.metrics, expression.results), (pair("a", "m"), pair("a", "list")));
+        assert!(expression.run_phase);
     }
 
     #[test]
@@ -277,6 +321,8 @@ mod tests {
         assert_eq!(reason("foo.bar == 1").reason, Reason::UnknownReference);
         assert_eq!(reason("production").reason, Reason::UnknownReference);
         assert_eq!(reason("run.age > 3").reason, Reason::UnknownReference);
+        assert_eq!(reason("stages.a.state == 'x'").reason, Reason::UnknownReference);
+        assert_eq!(reason("size(run) > 3").reason, Reason::InvalidExpression);
         assert_eq!(reason("size(stages) > 1").reason, Reason::InvalidExpression);
         assert!(reason("stages.my-train.phase == 'x'").message.contains("stages[\"my-stage\"]"));
         assert!(value("params.n").unwrap_err().contains("not true or false"));

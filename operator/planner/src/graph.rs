@@ -96,6 +96,10 @@ impl Branches {
         self == Self::SUCCEEDED
     }
 
+    fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
@@ -266,6 +270,13 @@ impl Scope<'_> {
         if let Some(when) = &when {
             self.condition(when, &stage, &mut needs)?;
         }
+        if let Some(need) = needs.0.iter().find(|need| need.on.is_empty()) {
+            let message = format!(
+                "the stage waits for stage {} to end in ways that exclude each other: it could never run",
+                self.nodes[need.node].name()
+            );
+            return Err(SpecProblem::new(Reason::InvalidPipeline, self.path, message));
+        }
         self.variables(&stage)?;
         let policy = Policy::new(stage.retry.as_ref());
         let timeout = self.seconds(stage.timeout.as_ref(), "timeout")?;
@@ -348,6 +359,27 @@ impl Scope<'_> {
                 return Err(SpecProblem::new(Reason::NotUpstream, path, message));
             }
             needs.add(self.upstream(name, &path)?, Branches::ANY);
+        }
+        if when.run_phase && self.section == Section::Main {
+            let message = "run.phase is known in finally only; in stages read stages.NAME.phase, or use `after`";
+            return Err(SpecProblem::new(Reason::UnknownReference, path, message));
+        }
+        for (name, result) in &when.results {
+            let declared = &self.nodes[self.upstream(name, &path)?].stage.results;
+            if !declared.iter().any(|declared| declared.name == *result) {
+                let known: Vec<&str> = declared.iter().map(|declared| declared.name.as_str()).collect();
+                let message = format!("stage {name} declares no result {result}; it has: {}", listed(&known));
+                return Err(SpecProblem::new(Reason::UnknownReference, path, message));
+            }
+        }
+        for (name, metric) in &when.metrics {
+            let declared = &self.nodes[self.upstream(name, &path)?].stage.metrics;
+            if !declared.contains(metric) {
+                let message = format!(
+                    "add {metric} to metrics of stage {name}: a condition may rely on those that are listed there"
+                );
+                return Err(SpecProblem::new(Reason::UnknownReference, path, message));
+            }
         }
         Ok(())
     }
@@ -561,6 +593,22 @@ finally:
             (
                 "stages: [{name: a, container: {command: ['$(run.phase)']}}]",
                 "UnknownReference spec.stages[0].container",
+            ),
+            (
+                "stages: [{name: a, container: {command: [x]}, when: 'run.phase == \"Failed\"'}]",
+                "UnknownReference spec.stages[0].when",
+            ),
+            (
+                "stages: [{name: a, container: {command: [x]}}, {name: b, container: {command: [x]}, when: 'stages.a.results.r > 1'}]",
+                "UnknownReference spec.stages[1].when",
+            ),
+            (
+                "stages: [{name: a, container: {command: [x]}}, {name: b, container: {command: [x]}, when: 'stages.a.metrics.m > 1.0'}]",
+                "UnknownReference spec.stages[1].when",
+            ),
+            (
+                "stages: [{name: a, container: {command: [x]}}, {name: b, container: {command: [x]}, dependsOn: [a], after: [{stage: a, on: [Failed]}]}]",
+                "InvalidPipeline spec.stages[1]",
             ),
             ("stages: [{name: a, timeout: 0s, container: {command: [x]}}]", "InvalidPipeline spec.stages[0].timeout"),
             (

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attempts;
 mod error;
 mod expression;
 mod graph;

@@ -7,5 +7,6 @@ mod case;
 mod exhaustive;
 mod laws;
 mod scenarios;
+mod step_spec;
 mod story;
 mod world;

@@ -142,8 +142,9 @@ stages:
 fn a_condition_that_has_no_value_fails_its_stage() {
     let pipeline = "
 stages:
-- {name: evaluate, metrics: [accuracy], container: {command: [x]}}
-- {name: deploy, when: stages.evaluate.metrics.precision > 0.9, container: {command: [x]}}
+- {name: evaluate, metrics: [accuracy, silent], results: [{name: large}], container: {command: [x]}}
+- {name: deploy, when: stages.evaluate.metrics.silent > 0.9, container: {command: [x]}}
+- {name: result, when: stages.evaluate.results.large == 'x', container: {command: [x]}}
 - {name: text, when: stages.evaluate.phase, container: {command: [x]}}
 ";
     assert_snapshot!(Story::new(pipeline).whole());
