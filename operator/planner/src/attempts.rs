@@ -223,7 +223,7 @@ impl Pass<'_> {
                     format!(
                         "stage {}: attempt {number} ended with {what}; attempt {} follows {when}",
                         row.name,
-                        number + 1
+                        number.saturating_add(1)
                     )
                 });
                 row.phase = StagePhase::Retrying;

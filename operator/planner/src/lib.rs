@@ -5,7 +5,9 @@
 //! here, no task, no clock and no randomness, so the same function drives the operator, a local runner and the tests.
 //!
 //! Status is the only memory, and it is written before what depends on it: attempt n+1 is launched only when the failure of attempt
-//! n stands in the status that was read back. So planning can be stopped anywhere and begun again.
+//! n stands in the status that was read back, and so is a stage that runs because another failed or was stopped. A success needs
+//! no such care, since its commit record lasts. So planning can be stopped anywhere and begun again. A plan that waits for nothing
+//! but its own write says so with a `requeue_at` that has come.
 
 #![forbid(unsafe_code)]
 

@@ -64,7 +64,7 @@ impl Policy {
         };
         match class {
             Class::User => {
-                let failures = FailureCounts { user: before.user + 1, ..before };
+                let failures = FailureCounts { user: before.user.saturating_add(1), ..before };
                 if before.user >= self.limit {
                     return Decision::Fail(failures);
                 }
@@ -72,14 +72,14 @@ impl Policy {
                 Decision::Repeat { at: later(now, wait.min(self.max)), failures }
             }
             Class::Infra => {
-                let failures = FailureCounts { infra: before.infra + 1, ..before };
+                let failures = FailureCounts { infra: before.infra.saturating_add(1), ..before };
                 if before.infra >= self.infra_limit {
                     return Decision::Fail(failures);
                 }
                 let wait = if before.infra == 0 { 0.0 } else { INFRA_WAIT * 2_f64.powi(exponent(before.infra - 1)) };
                 Decision::Repeat { at: later(now, wait.min(INFRA_WAIT_MAX)), failures }
             }
-            Class::Fatal => Decision::Fail(FailureCounts { user: before.user + 1, ..before }),
+            Class::Fatal => Decision::Fail(FailureCounts { user: before.user.saturating_add(1), ..before }),
         }
     }
 }

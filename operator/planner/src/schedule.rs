@@ -267,7 +267,7 @@ impl<'a> Pass<'a> {
         if at > self.now {
             self.look_again(at);
         } else if !self.run.suspend {
-            self.launch(node, prior.attempt.unwrap_or(0) + 1);
+            self.launch(node, prior.attempt.unwrap_or(0).saturating_add(1));
         }
     }
 

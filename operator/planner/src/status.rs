@@ -276,7 +276,7 @@ fn progress<'a>(
     let message = match (&row.retry_at, row.attempt) {
         (Some(at), Some(attempt)) => {
             let at = at.0.strftime("%H:%M:%S UTC");
-            format!("stage {stage}: {}; attempt {} follows at {at}", row.message, attempt + 1)
+            format!("stage {stage}: {}; attempt {} follows at {at}", row.message, attempt.saturating_add(1))
         }
         _ if !row.message.is_empty() => format!("stage {stage}: {}", row.message),
         _ if run.suspend => "no further stage starts while spec.suspend is true".to_owned(),

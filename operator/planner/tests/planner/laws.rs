@@ -2,6 +2,8 @@
 //!
 //! What must hold at every single create and write is checked by the world itself, see `world/checks.rs`.
 
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use trainyard_crds::v1alpha1::{RunPhase, RunState, StagePhase};
 
@@ -102,6 +104,23 @@ fn apply(world: &mut World, one: Move) {
     }
 }
 
+/// A row as nobody would write it.
+fn nonsense() -> impl Strategy<Value = (StagePhase, Option<u32>, String, Option<i64>)> {
+    let phase = proptest::sample::select(vec![
+        StagePhase::Waiting,
+        StagePhase::Pending,
+        StagePhase::Running,
+        StagePhase::Retrying,
+        StagePhase::Succeeded,
+        StagePhase::Failed,
+        StagePhase::Skipped,
+        StagePhase::Cancelled,
+    ]);
+    let attempt = proptest::option::of(prop_oneof![0..4_u32, Just(u32::MAX)]);
+    let reason = proptest::sample::select(vec!["", "ImagePullFailed", "Disrupted", "?"]).prop_map(str::to_owned);
+    (phase, attempt, reason, proptest::option::of(-1_000_000_000_000..1_000_000_000_000_i64))
+}
+
 /// Every stage ended as it must, and so did the run.
 pub fn assert_as_expected(case: &Case, world: &World) {
     let ends: Vec<_> = world.status.stages.iter().map(|row| (row.phase, row.reason.clone())).collect();
@@ -142,6 +161,35 @@ proptest! {
         world.finish();
         assert_as_expected(&case, &world);
         assert_over(&mut world);
+    }
+
+    #[test]
+    fn no_status_and_no_pod_makes_it_panic(
+        case in cases(),
+        rows in proptest::collection::vec(nonsense(), 11),
+        moves in moves(),
+    ) {
+        let mut world = case.world();
+        for one in moves {
+            apply(&mut world, one);
+        }
+        let time = |seconds: i64| Time(Timestamp::from_second(seconds / 10).unwrap());
+        for (row, (phase, attempt, reason, at)) in world.status.stages.iter_mut().zip(rows) {
+            (row.phase, row.attempt, row.reason) = (phase, attempt, reason);
+            (row.retry_at, row.start) = (at.map(time), at.map(|at| time(-at)));
+        }
+        for now in [Timestamp::MIN, world.now, Timestamp::MAX] {
+            world.now = now;
+            let plan = world.plan();
+            prop_assert_eq!(&plan, &world.plan());
+            let written = plan.status(&world.status);
+            for (before, after) in world.status.stages.iter().zip(&written.stages) {
+                prop_assert!(!before.phase.is_terminal() || before == after);
+            }
+        }
+        world.status.stages.rotate_left(1);
+        world.status.stages.pop();
+        prop_assert_eq!(world.plan().head.reason, if world.ended() { &world.status.reason } else { "InternalError" });
     }
 
     #[test]
