@@ -3,8 +3,10 @@
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Api, Client, ResourceExt};
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, PatchOperation};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, Request};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde_json::{Value, json};
 use trainyard_crds::labels;
@@ -197,23 +199,34 @@ impl Writer {
         let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
         let object = || format!("ControllerRevision {namespace}/{name}");
         let json = |error: serde_json::Error| WriteError::api("create", object(), kube::Error::SerdeError(error));
-        let body = json!({
+        let revision = json!({
             "apiVersion": "apps/v1",
             "kind": "ControllerRevision",
             "metadata": { "name": name, "namespace": namespace, "ownerReferences": [owner], "labels": { labels::MANAGED_BY: labels::MANAGER } },
             "revision": 1,
             "data": serde_json::to_value(data).map_err(json)?,
         });
-        let revision: ControllerRevision = serde_json::from_value(body).map_err(json)?;
+        let body = as_the_api_server_writes(&revision).map_err(json)?;
         // It may be collected between our create and our patch, when the last other run that owns it is deleted.
         for _ in 0..5 {
-            match api.create(&PostParams::default(), &revision).await {
+            let request = Request::new(ControllerRevision::url_path(&(), Some(namespace)))
+                .create(&PostParams::default(), body.clone())
+                .map_err(|error| WriteError::api("create", object(), kube::Error::BuildRequest(error)))?;
+            match self.client.request::<ControllerRevision>(request).await {
                 Ok(_) => return Ok(()),
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => return Err(WriteError::api("create", object(), error)),
             }
-            let owners = json!({ "metadata": { "ownerReferences": [owner] } });
-            match api.patch_metadata(name, &PatchParams::default(), &Patch::Strategic(&owners)).await {
+            let live = match api.get_metadata_opt(name).await {
+                Ok(Some(live)) => live,
+                Ok(None) => continue,
+                Err(error) => return Err(WriteError::api("get", object(), error)),
+            };
+            let owners = live.metadata.owner_references.unwrap_or_default();
+            if owners.iter().any(|other| other.uid == owner.uid) {
+                return Ok(());
+            }
+            match api.patch_metadata(name, &PatchParams::default(), &Patch::Json::<()>(one_more_owner(&owners, owner))).await {
                 Ok(_) => return Ok(()),
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(error) => return Err(WriteError::api("patch", object(), error)),
@@ -246,6 +259,58 @@ impl Writer {
                 Err(WriteError::Conflict(format!("Pipeline {namespace}/{name}")))
             }
             Err(error) => Err(WriteError::api("patch the status of", format!("Pipeline {namespace}/{name}"), error)),
+        }
+    }
+}
+
+/// JSON as the API server itself writes it.
+///
+/// A ControllerRevision's `data` is immutable byte for byte, and every patch of its metadata sends it through the API server's own
+/// encoder: what that would write otherwise (`<` as `\u003c`) makes the patch a change of `data`, which is refused.
+fn as_the_api_server_writes(value: &Value) -> Result<Vec<u8>, serde_json::Error> {
+    let text = serde_json::to_string(value)?;
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            // In JSON these stand in strings only.
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => escaped.push_str(&format!("\\u{:04x}", u32::from(character))),
+            other => escaped.push(other),
+        }
+    }
+    Ok(escaped.into_bytes())
+}
+
+/// The patch that adds an owner to those that there are.
+fn one_more_owner(owners: &[OwnerReference], owner: &OwnerReference) -> json_patch::Patch {
+    let (path, value) = if owners.is_empty() { ("/metadata/ownerReferences", json!([owner])) } else { ("/metadata/ownerReferences/-", json!(owner)) };
+    let path = PointerBuf::from_tokens(path.split('/').skip(1));
+    json_patch::Patch(vec![PatchOperation::Add(AddOperation { path, value })])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_go_would_escape_is_escaped_and_reads_the_same() {
+        let value = json!({ "b": "cat < a > b && \u{2028}\u{2029} ä \"q\" \n", "a": 1.0 });
+        let bytes = as_the_api_server_writes(&value).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        assert_eq!(text, r#"{"a":1.0,"b":"cat \u003c a \u003e b \u0026\u0026 \u2028\u2029 ä \"q\" \n"}"#);
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+    }
+
+    #[test]
+    fn an_owner_is_added_and_no_other_is_touched() {
+        let owner = |uid: &str| OwnerReference { uid: uid.into(), ..OwnerReference::default() };
+        for owners in [vec![], vec![owner("1"), owner("2")]] {
+            let mut object = json!({ "metadata": {} });
+            if !owners.is_empty() {
+                object["metadata"]["ownerReferences"] = json!(owners);
+            }
+            json_patch::patch(&mut object, &one_more_owner(&owners, &owner("3"))).unwrap();
+            let after: Vec<OwnerReference> = serde_json::from_value(object["metadata"]["ownerReferences"].clone()).unwrap();
+            assert_eq!(after, [owners, vec![owner("3")]].concat());
         }
     }
 }
