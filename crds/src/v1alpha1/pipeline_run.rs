@@ -71,7 +71,7 @@ pub struct PipelineRunSpec {
     /// The pipeline itself, for a run without a Pipeline object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pipeline: Option<PipelineSpec>,
-    /// Values of the pipeline's parameters.
+    /// Values of the pipeline's parameters. They are fixed once the run was accepted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::any_values")]
     pub params: BTreeMap<String, Value>,

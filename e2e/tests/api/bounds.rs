@@ -241,7 +241,7 @@ fn try_all(kind: Kind, schema: &Value, samples: &[Value]) {
             wrong.push(format!("no sample has {way:?}"));
             continue;
         };
-        let field = pointer.split('/').filter(|part| !part.is_empty() && part.parse::<u32>().is_err()).next_back();
+        let field = pointer.split('/').rfind(|part| !part.is_empty() && part.parse::<u32>().is_err());
         for Probe { why, value, accepted } in probes(schema, sample.pointer(&pointer).unwrap(), &pool(way, sample)) {
             let mut object = sample.clone();
             *object.pointer_mut(&pointer).unwrap() = value.clone().unwrap_or_default();

@@ -28,7 +28,7 @@ fn examples() -> Vec<(&'static str, PathBuf)> {
     found
 }
 
-/// Runs kubectl on the objects of `file`, each with the name that a create would generate.
+/// Runs kubectl on an example.
 fn on_example(verb: &[&str], how: &str, path: &Path) -> Result<String, command::Error> {
     server().kubectl(&[verb, &[how, path.to_str().unwrap()]].concat())
 }
@@ -94,7 +94,6 @@ fn explain_reads_well() {
 #[test]
 fn the_columns_are_those_of_the_documentation() {
     let words = |resource: &str, wide: &[&str]| {
-        // A row with a status, else the columns are as wide as their titles only.
         let text = server().kubectl(&[&["get", resource], wide].concat()).unwrap();
         text.lines().next().unwrap().split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ")
     };

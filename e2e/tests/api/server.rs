@@ -126,6 +126,8 @@ impl Server {
     }
 }
 
+/// Returns the address of the proxy.
+#[expect(clippy::zombie_processes, reason = "the supervisor outlives this process")]
 fn supervise(cluster: &Cluster, namespace: &str, lock: Option<&std::path::Path>) -> String {
     let mut command: Command = cluster.command("sh");
     command.args(["-c", SUPERVISOR]).env("NAMESPACE", namespace).env("NAME", NAME);
