@@ -22,7 +22,7 @@ use crate::stage_in::{self, Inputs, Record};
 use crate::stage_out::{Publisher, commit};
 use crate::stop::{Reason, Stop, Stopped};
 use crate::store::{Opener, Store, StoreError};
-use crate::{beneath, layout};
+use crate::{beneath, layout, process};
 
 /// How long a log may take once everything else is done.
 const LOG_LIMIT: Duration = Duration::from_secs(15);
@@ -243,6 +243,8 @@ impl<'a> Attempt<'a> {
             if let Err(StoreError::Unsupported { .. } | StoreError::Denied { .. } | StoreError::Config(_)) = &verdict {
                 stop.abandon();
             }
+            // The last thing to do before a long wait.
+            process::give_memory_back();
             verdict
         })
     }

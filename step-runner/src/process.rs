@@ -118,25 +118,34 @@ pub(crate) fn give_memory_back() {
     unsafe {
         libc::malloc_trim(0);
     }
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    let Ok(maps) = std::fs::read_to_string("/proc/self/smaps") else { return };
     let own = std::fs::read_link("/proc/self/exe").unwrap_or_default();
-    for line in maps.lines() {
-        if let Some((begin, end)) = code_of(line, &own.to_string_lossy()) {
-            // SAFETY: a private mapping of a file that is executable and not writable has no page that differs from the file, so
-            // dropping its pages changes no byte; the next access reads the same from the file.
-            unsafe { libc::madvise(begin as *mut libc::c_void, end - begin, libc::MADV_DONTNEED) };
-        }
+    for (begin, end) in unchanged(&maps, &own.to_string_lossy()) {
+        // SAFETY: a private mapping of a file that is not writable and has no anonymous page has no page that differs from the
+        // file, so dropping its pages changes no byte; the next access reads the same from the file.
+        unsafe { libc::madvise(begin as *mut libc::c_void, end - begin, libc::MADV_DONTNEED) };
     }
 }
 
-/// The address range of a line of `/proc/self/maps` if it is the code of the program `own`.
-fn code_of(line: &str, own: &str) -> Option<(usize, usize)> {
-    let mut fields = line.split_ascii_whitespace();
-    let (begin, end) = fields.next()?.split_once('-')?;
-    if fields.next()? != "r-xp" || !line.ends_with(own) || own.is_empty() {
-        return None;
+/// The address ranges in `/proc/self/smaps` where the program `own` is mapped, not writable and as it is in the file. (What the
+/// dynamic relocations changed and is read-only since has anonymous pages.)
+fn unchanged(smaps: &str, own: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut range = None;
+    for line in smaps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        match (fields.next(), fields.next()) {
+            (Some("Anonymous:"), Some("0")) => found.extend(range.take()),
+            (Some(name), _) if name.ends_with(':') => {}
+            (Some(addresses), Some(rights)) => {
+                let hex = |text| usize::from_str_radix(text, 16).ok();
+                let ours = !own.is_empty() && line.ends_with(own) && rights.starts_with("r-") && rights.ends_with('p');
+                range = addresses.split_once('-').filter(|_| ours).and_then(|(a, b)| Some((hex(a)?, hex(b)?)));
+            }
+            _ => {}
+        }
     }
-    Some((usize::from_str_radix(begin, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
+    found
 }
 
 #[cfg(test)]
@@ -144,13 +153,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_programs_own_code_is_given_back() {
-        let line = |rights: &str, path: &str| format!("7fd1432f0000-7fd143500000 {rights} 0001a000 fe:00 123   {path}");
-        assert_eq!(code_of(&line("r-xp", "/r"), "/r"), Some((0x7fd1_432f_0000, 0x7fd1_4350_0000)));
-        assert_eq!(code_of(&line("r--p", "/r"), "/r"), None);
-        assert_eq!(code_of(&line("rwxp", "/r"), "/r"), None);
-        assert_eq!(code_of(&line("r-xp", "/lib/libc.so"), "/r"), None);
-        assert_eq!(code_of(&line("r-xp", ""), ""), None);
+    fn only_what_is_as_in_the_file_is_given_back() {
+        let mapping = |rights: &str, path: &str, anonymous: &str| {
+            format!(
+                "1000-2000 {rights} 0001a000 fe:00 123   {path}\nSize: 4 kB\nAnonymous:    {anonymous} kB\nVmFlags: rd ex\n"
+            )
+        };
+        assert_eq!(unchanged(&mapping("r-xp", "/r", "0"), "/r"), [(0x1000, 0x2000)]);
+        assert_eq!(unchanged(&mapping("r--p", "/r", "0"), "/r"), [(0x1000, 0x2000)]);
+        assert_eq!(unchanged(&mapping("r--p", "/r", "116"), "/r"), []);
+        assert_eq!(unchanged(&mapping("rw-p", "/r", "0"), "/r"), []);
+        assert_eq!(unchanged(&mapping("r-xp", "/lib/libc.so", "0"), "/r"), []);
+        assert_eq!(unchanged(&mapping("r-xp", "", "0"), ""), []);
         give_memory_back();
     }
 }

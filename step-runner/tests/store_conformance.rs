@@ -251,6 +251,39 @@ fn holding(s3: &S3) -> Holding {
     Holding { endpoint, is_there, go, lines }
 }
 
+#[test]
+fn a_path_that_no_service_takes_is_named_before_anything_is_sent() {
+    let Some(s3) = s3() else { return };
+    let world = on_s3(&s3, &s3.endpoint);
+    let script = "d=$TRAINYARD_OUT_O/$(printf 'x%.0s' $(seq 200)); for i in 1 2 3 4 5; do d=$d/$(printf 'y%.0s' $(seq 200)); done; mkdir -p $d; echo > $d/f";
+    world.shell("a", 1, script).outputs(&["o"]).run().ended(Outcome::OutputUnsafe).says("use shorter names");
+}
+
+#[test]
+fn term_while_inputs_are_fetched_ends_at_once() {
+    let Some(s3) = s3() else { return };
+    let world = on_s3(&s3, &s3.endpoint);
+    world.shell("a", 1, "echo x > $TRAINYARD_OUT_O").outputs(&["o"]).run().ended(Outcome::Succeeded);
+    let (arrived, is_there) = mpsc::channel();
+    let (_go, word) = mpsc::channel::<()>();
+    let held = Mutex::new(Some((arrived, word)));
+    let endpoint =
+        proxy::start(&s3.endpoint, move |line, _| match held.lock().unwrap().take_if(|_| line.contains("/o/o")) {
+            Some((arrived, word)) => {
+                arrived.send(()).unwrap();
+                Fault::Hold(word)
+            }
+            None => Fault::Pass,
+        });
+    let mut step = world.shell("b", 1, "echo ran").input("o", stage("a", "o"));
+    step.spec.store.s3.as_mut().unwrap().endpoint = Some(endpoint);
+    let child = step.start();
+    is_there.recv().unwrap();
+    rustix::process::kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let done = step.wait(child).ended(Outcome::Disrupted).says("before its program was started");
+    assert_eq!(done.stdout, "");
+}
+
 const BIG: &str = "head -c 20000000 /dev/zero > $TRAINYARD_OUT_O";
 
 #[test]

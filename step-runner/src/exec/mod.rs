@@ -86,7 +86,6 @@ pub(crate) async fn run(program: Program, stop: &Stop, grace: Duration, log: &Lo
     let clock = Instant::now();
     let (child, drained) = start(program, log)?;
     let mut drained = drained;
-    process::give_memory_back();
 
     let mut status = None;
     let mut stopped: Option<Stopped> = None;

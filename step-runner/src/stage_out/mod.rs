@@ -131,6 +131,15 @@ impl Publisher<'_> {
         keys: &mut Vec<String>,
     ) -> Result<CommittedOutput, Failure> {
         let prefix = paths::output_prefix(&self.spec.prefix, self.spec.identity.attempt, &output.name);
+        let too_long =
+            |file: &&walk::FoundFile| store.is_too_long(&format!("{prefix}/{}", paths::object_name(&file.path)));
+        if let Some(file) = found.files.iter().find(too_long) {
+            let message = format!(
+                "the path {:?} of the output {:?} is longer than an object's key may be",
+                file.path, output.name
+            );
+            return Err(Failure::new(Outcome::OutputUnsafe, format!("{message}; use shorter names")));
+        }
         keys.extend(found.files.iter().map(|file| format!("{prefix}/{}", paths::object_name(&file.path))));
         let (directory, found_root) = (found.directory, &found.root);
         let at = Path::new(&self.spec.root).join(paths::OUT);

@@ -37,6 +37,8 @@ pub(crate) use open::Opener;
 const PART: u64 = 8 << 20;
 /// Parts in memory at once, over all files: with the rest of the process this stays below 64 MiB.
 const PARTS: usize = 4;
+/// Bytes of the longest key of S3, GCS and Azure.
+const LONGEST_KEY: usize = 1024;
 /// The budget counts in units, so that many small files share a part's room.
 const UNIT: u64 = 64 << 10;
 
@@ -92,6 +94,11 @@ impl Store {
             return Err(StoreError::Config(format!("{} is not the key of an object", self.name(key))));
         }
         Path::parse(&joined).map_err(|error| StoreError::Config(format!("{}: {error}", self.name(key))))
+    }
+
+    /// Whether the key is longer than a service takes.
+    pub(crate) fn is_too_long(&self, key: &str) -> bool {
+        matches!(self.backend, Backend::Cloud { .. }) && self.below.as_ref().len() + 1 + key.len() > LONGEST_KEY
     }
 
     /// How an object is called in messages.
