@@ -7,7 +7,7 @@ use e2e::faults::api::Api;
 use e2e::faults::case::Setup;
 use e2e::faults::fault::{CaseName, Fault};
 use e2e::faults::programs;
-use e2e::faults::sweep::{ENV_CASE, Report, Sweep, Verdict};
+use e2e::faults::sweep::{ENV_CASE, Learned, Report, Sweep, Verdict};
 use e2e::faults::workload::Workload;
 use e2e::{command, paths, progress};
 use std::path::{Path, PathBuf};
@@ -19,38 +19,32 @@ const CLUSTER: &str = "faults";
 /// kill -9 at every write: before it is done, after it is done, after the answer.
 #[test]
 fn class_a() {
-    sweep("class_a", "chain3", &Fault::CRASHES);
+    sweep("class_a", &Fault::CRASHES);
 }
 
-/// Runs all cases of a workload, or the one that the environment names.
-fn sweep(test: &str, workload: &str, faults: &[Fault]) {
+/// Runs all cases of all workloads, or the one that the environment names.
+fn sweep(test: &str, faults: &[Fault]) {
     let only = std::env::var(ENV_CASE).ok().map(|text| text.parse::<CaseName>().unwrap());
-    let workload = Workload::named(only.as_ref().map_or(workload, |case| &case.workload)).unwrap();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults");
     let setup = set_up(&folder);
-    let together = 2 * std::thread::available_parallelism().map_or(1, usize::from);
-    let sweep = Arc::new(Sweep::new(setup, workload, together));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let report = runtime.block_on(async {
-        let learned = sweep.learn().await.unwrap();
-        progress::line(&format!(
-            "faults: {} writes without a fault ({:.1} s)",
-            learned.writes,
-            learned.took.as_secs_f64()
-        ));
-        for (number, write) in (1..).zip(&learned.list) {
-            progress::line(&format!("faults: write {number} is {write}"));
+    let told = |verdict: &Verdict| tell(test, verdict, &folder);
+    let mut report = Report::default();
+    for workload in Workload::all() {
+        if only.as_ref().is_some_and(|case| case.workload != workload.name) {
+            continue;
         }
-        let told = |verdict: &Verdict| tell(test, verdict, &folder);
-        match &only {
-            Some(case) => {
-                let verdict = sweep.case(case, &learned.summary).await.unwrap();
-                told(&verdict);
-                Report { took: verdict.took, verdicts: vec![verdict] }
-            }
-            None => Arc::clone(&sweep).run(&learned, faults, told).await.unwrap(),
-        }
-    });
+        let together = 2 * std::thread::available_parallelism().map_or(1, usize::from);
+        let sweep = Arc::new(Sweep::new(setup.clone(), workload, together));
+        report.extend(runtime.block_on(async {
+            let learned = learn(&sweep).await;
+            let Some(case) = &only else { return Arc::clone(&sweep).run(&learned, faults, told).await.unwrap() };
+            let verdict = sweep.case(case, &learned.summary, true).await.unwrap();
+            told(&verdict);
+            progress::line(&format!("faults: its history is in {}", folder.display()));
+            Report { took: verdict.took, verdicts: vec![verdict] }
+        }));
+    }
     for line in report.lines() {
         progress::line(&line);
     }
@@ -58,6 +52,17 @@ fn sweep(test: &str, workload: &str, faults: &[Fault]) {
     if only.is_none() {
         cluster::down(CLUSTER, true).unwrap();
     }
+}
+
+/// The run without a fault, and what it showed.
+async fn learn(sweep: &Sweep) -> Learned {
+    let learned = sweep.learn().await.unwrap();
+    let (name, seconds) = (sweep.workload().name, learned.took.as_secs_f64());
+    progress::line(&format!("faults: {name} has {} writes without a fault ({seconds:.1} s)", learned.writes));
+    for (number, write) in (1..).zip(&learned.list) {
+        progress::line(&format!("faults: write {number} is {write}"));
+    }
+    learned
 }
 
 /// A failing case, with the line that runs it again.
@@ -84,9 +89,6 @@ fn set_up(folder: &Path) -> Setup {
     command::run(cluster.kubectl().args(["apply", "--server-side", "-f"]).arg(kinds)).unwrap();
     command::run(cluster.kubectl().args(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]))
         .unwrap();
-    // A kind that is established answers a moment later.
-    let served = || command::succeeds(cluster.kubectl().args(["get", "pipelines,pipelineruns"]));
-    assert!((0..100).any(|_| served()), "the API server does not serve our kinds");
     let api = Api::from_kubeconfig(cluster.kubeconfig()).unwrap();
     Setup { api, operator: programs.operator, runner: programs.runner, folder: folder.to_owned() }
 }

@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A JSON Merge Patch.
 pub const MERGE_PATCH: &str = "application/merge-patch+json";
@@ -149,8 +150,15 @@ impl Api {
         Err(ApiError::Refused { method, path, code: code.as_u16(), message })
     }
 
-    /// Reads an object or a list.
+    /// Reads an object or a list. A kind whose definition has just changed is not served for a moment (429): then it is
+    /// asked for again.
     pub async fn get(&self, target: &str) -> Result<Value, ApiError> {
+        for _ in 0..100 {
+            match self.call(Method::GET, target, JSON, None).await {
+                Err(error) if error.code() == Some(429) => tokio::time::sleep(Duration::from_millis(100)).await,
+                answer => return answer,
+            }
+        }
         self.call(Method::GET, target, JSON, None).await
     }
 

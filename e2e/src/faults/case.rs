@@ -95,6 +95,7 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, plan: Opti
         namespace: namespace.to_owned(),
         kubeconfig,
         logs: folder.clone(),
+        early_reports: workload.early_reports,
         pod_ttl: POD_TTL.to_owned(),
     };
     let operator = Operator::start(options, recorder.clone(), kills)?;

@@ -70,6 +70,8 @@ pub struct Options {
     pub kubeconfig: PathBuf,
     /// Its logs go here, one file for each process.
     pub logs: PathBuf,
+    /// Whether runners are told where it takes early reports.
+    pub early_reports: bool,
     /// How long succeeded Pods stay after a run's end.
     pub pod_ttl: String,
 }
@@ -142,7 +144,7 @@ impl Supervisor {
     }
 
     fn spawn(&self, number: u32) -> Result<Child> {
-        let Options { program, namespace, kubeconfig, logs, pod_ttl } = &self.options;
+        let Options { program, namespace, kubeconfig, logs, early_reports, pod_ttl } = &self.options;
         let Ports { health, report } = self.ports;
         let path = logs.join(format!("operator-{number}.log"));
         let log =
@@ -153,7 +155,9 @@ impl Supervisor {
         command.env("TRAINYARD_RUNNER_IMAGE", "localhost/step-runner:1").env("TRAINYARD_RUNNER_MOUNT", "Image");
         command.env("TRAINYARD_HEALTH_LISTEN", format!("127.0.0.1:{health}"));
         command.env("TRAINYARD_REPORT_LISTEN", format!("127.0.0.1:{report}"));
-        command.env("TRAINYARD_REPORT_URL", format!("http://127.0.0.1:{report}"));
+        if *early_reports {
+            command.env("TRAINYARD_REPORT_URL", format!("http://127.0.0.1:{report}"));
+        }
         command.env("TRAINYARD_POD_TTL", pod_ttl);
         command.env("TRAINYARD_LOG_LEVEL", "info,trainyard_operator=debug");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
@@ -189,7 +193,8 @@ mod tests {
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
         let kubeconfig = folder.join("kubeconfig");
-        Options { program, namespace: "n".into(), kubeconfig, logs: folder.into(), pod_ttl: "1s".into() }
+        let (namespace, logs, pod_ttl) = ("n".into(), folder.into(), "1s".into());
+        Options { program, namespace, kubeconfig, logs, early_reports: true, pod_ttl }
     }
 
     #[tokio::test]

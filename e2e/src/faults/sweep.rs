@@ -53,6 +53,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Takes in another report.
+    pub fn extend(&mut self, other: Self) {
+        self.verdicts.extend(other.verdicts);
+        self.took += other.took;
+    }
+
     /// The cases in which something is wrong.
     pub fn failures(&self) -> impl Iterator<Item = &Verdict> {
         self.verdicts.iter().filter(|verdict| !verdict.violations.is_empty())
@@ -61,19 +67,19 @@ impl Report {
     /// The last lines of a sweep: cases by class and fault, and the sum.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let mut kinds: BTreeMap<Fault, Vec<&Verdict>> = BTreeMap::new();
+        let mut kinds: BTreeMap<(&str, Fault), Vec<&Verdict>> = BTreeMap::new();
         for verdict in &self.verdicts {
-            kinds.entry(verdict.name.fault).or_default().push(verdict);
+            kinds.entry((&verdict.name.workload, verdict.name.fault)).or_default().push(verdict);
         }
         let mut lines: Vec<String> = kinds
             .into_iter()
-            .map(|(fault, verdicts)| {
+            .map(|((workload, fault), verdicts)| {
                 let reached = verdicts.iter().filter(|verdict| verdict.faulted).count();
                 let mut times: Vec<f64> = verdicts.iter().map(|verdict| verdict.took.as_secs_f64()).collect();
                 times.sort_by(f64::total_cmp);
                 let (middle, most) = (times[times.len() / 2], times[times.len() - 1]);
                 format!(
-                    "faults: class {} {fault:?}: {} cases, {reached} reached, {middle:.1} s each, {most:.1} s at most",
+                    "faults: class {} {workload} {fault:?}: {} cases, {reached} reached, {middle:.1} s each, {most:.1} s at most",
                     fault.class(),
                     verdicts.len(),
                 )
@@ -97,11 +103,18 @@ pub struct Sweep {
 }
 
 impl Sweep {
+    /// The workload.
+    #[must_use]
+    pub fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
     /// A sweep with `together` cases at the same time.
     #[must_use]
     pub fn new(setup: Setup, workload: Workload, together: usize) -> Self {
         let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis();
-        Self { setup, workload, prefix: format!("f{since}"), together }
+        let prefix = format!("f{since}-{}", workload.name);
+        Self { setup, workload, prefix, together }
     }
 
     /// The run without a fault.
@@ -140,7 +153,7 @@ impl Sweep {
                 let (sweep, room, expected) = (Arc::clone(&self), Arc::clone(&room), learned.summary.clone());
                 tasks.spawn(async move {
                     let _turn = room.acquire_owned().await?;
-                    sweep.case(&name, &expected).await
+                    sweep.case(&name, &expected, false).await
                 });
             }
         }
@@ -154,17 +167,17 @@ impl Sweep {
         Ok(Report { verdicts, took: began.elapsed() })
     }
 
-    /// One case. Its folder stays only if something is wrong.
+    /// One case. Its folder stays if something is wrong, or if it is to be kept.
     ///
     /// # Errors
     /// When the harness itself cannot go on.
-    pub async fn case(&self, name: &CaseName, expected: &Summary) -> Result<Verdict> {
+    pub async fn case(&self, name: &CaseName, expected: &Summary, keep: bool) -> Result<Verdict> {
         let CaseName { write, fault, .. } = *name;
         let namespace = format!("{}-{write}-{}", self.prefix, format!("{fault:?}").to_lowercase());
         let case = case::run(&self.setup, &self.workload, &namespace, Some(Plan { write, fault })).await?;
         let violations = case.violations(&self.workload, Some(expected));
         let folder = self.setup.folder.join(&namespace);
-        if violations.is_empty() {
+        if violations.is_empty() && !keep {
             fs::remove_dir_all(&folder)?;
         } else {
             case::keep(&folder, &case.history)?;
@@ -241,8 +254,8 @@ mod tests {
         assert_eq!(
             report.lines(),
             [
-                "faults: class A KillBefore: 2 cases, 1 reached, 2.0 s each, 2.0 s at most",
-                "faults: class A KillAfterReply: 1 cases, 1 reached, 1.0 s each, 1.0 s at most",
+                "faults: class A chain3 KillBefore: 2 cases, 1 reached, 2.0 s each, 2.0 s at most",
+                "faults: class A chain3 KillAfterReply: 1 cases, 1 reached, 1.0 s each, 1.0 s at most",
                 "faults: 3 cases, 2 violations (7 s)",
             ]
         );

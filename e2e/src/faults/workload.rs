@@ -11,6 +11,8 @@ pub struct Workload {
     pub pipeline: Value,
     /// Its stages, in order.
     pub stages: Vec<Stage>,
+    /// Whether runners reach the operator. If not, success is known only when the kubelet shows it.
+    pub early_reports: bool,
 }
 
 /// A stage, as far as the invariants are concerned.
@@ -33,7 +35,7 @@ impl Workload {
     /// Every workload of the sweep.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        vec![Self::chain3()]
+        vec![Self::chain3(), Self::chain3_silent()]
     }
 
     /// The workload of that name.
@@ -77,7 +79,14 @@ impl Workload {
             name: "chain3",
             pipeline: json!({"store": store(), "stages": stages}),
             stages: names.iter().enumerate().map(known).collect(),
+            early_reports: true,
         }
+    }
+
+    /// The same without early reports: every hop waits for the kubelet, and status is written at every hop.
+    #[must_use]
+    pub fn chain3_silent() -> Self {
+        Self { name: "chain3-silent", early_reports: false, ..Self::chain3() }
     }
 
     /// The stage of that name.

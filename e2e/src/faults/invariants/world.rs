@@ -41,6 +41,7 @@ impl World {
                 name: "chain2",
                 pipeline: Value::Null,
                 stages: vec![stage("first", vec![]), stage("second", vec!["first"])],
+                early_reports: true,
             },
             history: History::default(),
             revision: 0,
