@@ -114,16 +114,15 @@ impl Store {
         self.until_answered(&mut operation, |error| error::classify(what, error)).await
     }
 
-    /// As [`Self::trying`] for what makes an object: that something does not exist is then no answer but a moment's disorder (a
-    /// service that keeps objects in directories may delete an empty one at the same time).
+    /// As [`Self::trying`] for a plain write: that something does not exist, or is in conflict, is then no answer but a moment's
+    /// disorder (a service that keeps objects in directories may delete an empty one at the same time).
     async fn writing<T, F>(&self, what: &str, mut operation: impl FnMut() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = object_store::Result<T>>,
     {
         let classify = |error| match error::classify(what, error) {
-            StoreError::NotFound { object } => {
-                StoreError::Unavailable { object, detail: "404".into(), tries: 1, seconds: 0 }
-            }
+            StoreError::NotFound { object } => passing(object, "404 for a write"),
+            StoreError::Exists { object } => passing(object, "409 for a write"),
             other => other,
         };
         self.until_answered(&mut operation, classify).await
@@ -180,13 +179,17 @@ impl Store {
     }
 
     /// Writes a small object, if and only if it does not exist.
+    ///
+    /// [`Created::Exists`] is what the service says. Some also say it of a moment's conflict: who relies on it looks for the object.
     pub(crate) async fn create(&self, key: &str, bytes: Bytes) -> Result<Created, StoreError> {
         let path = self.path(key)?;
-        let objects = self.objects();
-        let created = self
-            .writing(&self.name(key), || objects.put_opts(&path, bytes.clone().into(), PutMode::Create.into()))
-            .await;
-        match created {
+        let name = self.name(key);
+        let mut put = || self.objects().put_opts(&path, bytes.clone().into(), PutMode::Create.into());
+        let classify = |error| match error::classify(&name, error) {
+            StoreError::NotFound { object } => passing(object, "404 for a write"),
+            other => other,
+        };
+        match self.until_answered(&mut put, classify).await {
             Ok(_) => Ok(Created::Yes),
             Err(StoreError::Exists { .. }) => Ok(Created::Exists),
             Err(error) => Err(error),
@@ -269,6 +272,11 @@ impl Store {
 enum Fetched {
     Bytes(Bytes),
     File(std::fs::File),
+}
+
+/// A disorder that passes.
+fn passing(object: String, detail: &str) -> StoreError {
+    StoreError::Unavailable { object, detail: detail.into(), tries: 1, seconds: 0 }
 }
 
 /// Half a second, doubling to half a minute, with a share that differs between runners.
