@@ -1,10 +1,10 @@
 //! The one door through which writes to the API server leave: each made idempotent, timed and counted here.
 
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, PatchOperation};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, PatchOperation};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, Request};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -108,6 +108,19 @@ impl Writer {
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
             Err(error) => Err(WriteError::api("delete", format!("Pod {namespace}/{name}"), error)),
         }
+    }
+
+    /// Whether a Pod of this run has not ended yet.
+    pub(crate) async fn has_live_pods(&self, namespace: &str, run_uid: &str) -> Result<bool, WriteError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let live = ListParams::default()
+            .labels(&format!("{}={run_uid}", labels::RUN_UID))
+            .fields("status.phase!=Succeeded,status.phase!=Failed")
+            .limit(1);
+        api.list_metadata(&live)
+            .await
+            .map(|list| !list.items.is_empty())
+            .map_err(|error| WriteError::api("list", format!("the Pods of run {run_uid} in {namespace}"), error))
     }
 
     /// Deletes the Pods of an ended run that ended well, with one request. Failed ones stay for people to look at.
@@ -226,7 +239,10 @@ impl Writer {
             if owners.iter().any(|other| other.uid == owner.uid) {
                 return Ok(());
             }
-            match api.patch_metadata(name, &PatchParams::default(), &Patch::Json::<()>(one_more_owner(&owners, owner))).await {
+            match api
+                .patch_metadata(name, &PatchParams::default(), &Patch::Json::<()>(one_more_owner(&owners, owner)))
+                .await
+            {
                 Ok(_) => return Ok(()),
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(error) => return Err(WriteError::api("patch", object(), error)),
@@ -282,7 +298,11 @@ fn as_the_api_server_writes(value: &Value) -> Result<Vec<u8>, serde_json::Error>
 
 /// The patch that adds an owner to those that there are.
 fn one_more_owner(owners: &[OwnerReference], owner: &OwnerReference) -> json_patch::Patch {
-    let (path, value) = if owners.is_empty() { ("/metadata/ownerReferences", json!([owner])) } else { ("/metadata/ownerReferences/-", json!(owner)) };
+    let (path, value) = if owners.is_empty() {
+        ("/metadata/ownerReferences", json!([owner]))
+    } else {
+        ("/metadata/ownerReferences/-", json!(owner))
+    };
     let path = PointerBuf::from_tokens(path.split('/').skip(1));
     json_patch::Patch(vec![PatchOperation::Add(AddOperation { path, value })])
 }
@@ -309,7 +329,8 @@ mod tests {
                 object["metadata"]["ownerReferences"] = json!(owners);
             }
             json_patch::patch(&mut object, &one_more_owner(&owners, &owner("3"))).unwrap();
-            let after: Vec<OwnerReference> = serde_json::from_value(object["metadata"]["ownerReferences"].clone()).unwrap();
+            let after: Vec<OwnerReference> =
+                serde_json::from_value(object["metadata"]["ownerReferences"].clone()).unwrap();
             assert_eq!(after, [owners, vec![owner("3")]].concat());
         }
     }

@@ -24,6 +24,8 @@ pub(crate) struct RunMemory {
     pub(crate) observed: Observed,
     /// When its status was written last.
     pub(crate) written: Option<Instant>,
+    /// Whether it has been labelled as needing no more work.
+    pub(crate) finished: bool,
     /// Namespace and name.
     pub(crate) object: Option<ObjectRef<PipelineRun>>,
     /// Pods seen in the listing that is going on.

@@ -34,7 +34,7 @@ pub(super) async fn drive(
 ) -> Result<Requeue, RunError> {
     let phase = run.status.as_ref().and_then(|status| status.phase);
     if phase.is_some_and(trainyard_crds::v1alpha1::RunPhase::is_terminal) {
-        return finish::finish(context, &run).await;
+        return finish::finish(context, memory, &run).await;
     }
     let now = Timestamp::now();
     let frozen = match accept(context, memory, &run, now).await? {
@@ -57,7 +57,7 @@ pub(super) async fn drive(
             .and_then(|status| status.phase)
             .is_some_and(trainyard_crds::v1alpha1::RunPhase::is_terminal)
         {
-            return finish::finish(context, &current).await;
+            return finish::finish(context, memory, &current).await;
         }
         match driver.round(&current).await? {
             Round::Again => {}
@@ -96,7 +96,7 @@ async fn refuse(
     tracing::info!(reason = reason.as_str(), message, "the run cannot go on");
     let note = Note { kind: trainyard_planner::NoteKind::Warning, reason: "Failed", message: message.to_owned() };
     context.events.note(&written, note);
-    finish::finish(context, &written).await
+    finish::finish(context, memory, &written).await
 }
 
 enum Round {

@@ -1,6 +1,7 @@
 //! What is left to do for an ended run: succeeded Pods go after a while, the run itself after its time to live, and a run that
 //! needs no more work leaves the watch.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,9 +12,18 @@ use trainyard_crds::v1alpha1::{PipelineRun, duration_seconds};
 use super::{LIVENESS, RunError};
 use crate::apply::Writer;
 use crate::context::Context;
+use crate::memory::{RunMemory, lock};
 
 /// Looks after an ended run.
-pub(super) async fn finish(context: &Context, run: &PipelineRun) -> Result<Requeue, RunError> {
+pub(super) async fn finish(
+    context: &Context,
+    memory: &Mutex<RunMemory>,
+    run: &PipelineRun,
+) -> Result<Requeue, RunError> {
+    if lock(memory).finished {
+        // Its last events, before it leaves the watch.
+        return Ok(Requeue::await_change());
+    }
     let writer = Writer::new(context.client.clone());
     let now = Timestamp::now();
     let ended = run.status.as_ref().and_then(|status| status.completion_time.as_ref()).map_or(now, |time| time.0);
@@ -30,13 +40,19 @@ pub(super) async fn finish(context: &Context, run: &PipelineRun) -> Result<Reque
     let pods_go = age >= pods_live;
     let had_pods = run.status.as_ref().is_some_and(|status| status.stages.iter().any(|row| !row.pod.is_empty()));
     if pods_go && had_pods && lives.is_none() {
-        writer.delete_succeeded_pods(&run.namespace().unwrap_or_default(), &run.uid().unwrap_or_default()).await?;
+        let (namespace, uid) = (run.namespace().unwrap_or_default(), run.uid().unwrap_or_default());
+        if writer.has_live_pods(&namespace, &uid).await? {
+            // The runner has reported, and the kubelet has not shown it yet: nobody would come back for this Pod.
+            return Ok(Requeue::requeue(LIVENESS));
+        }
+        writer.delete_succeeded_pods(&namespace, &uid).await?;
     }
     match lives {
         // Such a run goes by itself, with its Pods, and stays in the watch until then.
         Some(lives) => Ok(Requeue::requeue(lives.saturating_sub(age).min(LIVENESS))),
         None if pods_go || !had_pods => {
             writer.label_finished(run).await?;
+            lock(memory).finished = true;
             Ok(Requeue::await_change())
         }
         None => Ok(Requeue::requeue(pods_live.saturating_sub(age).min(LIVENESS))),
