@@ -19,9 +19,8 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(30);
 /// What follows the end (Pods go, the Pipeline hears of it) has this long. It is judged as it is then.
 const SETTLE: Duration = Duration::from_secs(3);
-/// Succeeded Pods go so long after the run's end, which is written in whole seconds: long enough for the kubelet to have told
-/// of the last one.
-const POD_TTL: &str = "2s";
+/// Succeeded Pods go at once when their run has ended, so that this is a part of every case.
+const POD_TTL: &str = "0s";
 /// A container's end is seen so much later; until then the early report is all that the operator has.
 const SHOWN_AFTER: Duration = Duration::from_millis(150);
 /// The name of the run.
