@@ -1,6 +1,7 @@
 //! The command line: what is asked for, and what is printed. Data goes to standard output, all else to standard error.
 
 use clap::{Args, Parser, Subcommand};
+use e2e::bench::{self, Measure};
 use e2e::build::Product;
 use e2e::cluster::{self, Cluster, Options};
 use e2e::paths::Directories;
@@ -47,6 +48,21 @@ enum Topic {
         /// Only bring everything up and apply the pipeline: no run.
         #[arg(long)]
         prepare: bool,
+    },
+    /// Measure what the documents claim; writes target/bench/results.json.
+    Bench {
+        /// The cluster: one of its own, so that nothing else is going on there.
+        #[arg(long, default_value = "bench")]
+        name: String,
+        /// Only these, separated by commas; all if not said.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<Measure>,
+        /// How often each arm is measured; figures of fewer than 5 are not for quoting.
+        #[arg(long, default_value_t = 5)]
+        repeat: usize,
+        /// Measure nothing: write the figures of the last time into docs/performance.md.
+        #[arg(long, conflicts_with_all = ["only", "repeat"])]
+        document: bool,
     },
 }
 
@@ -182,7 +198,18 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
             demo::run(&name.name)?;
             Ok(ExitCode::SUCCESS)
         }
+        Topic::Bench { document: true, .. } => figures(&bench::document::write()?),
+        Topic::Bench { name, only, repeat, document: false } => {
+            let command = format!("trainyard-e2e {}", std::env::args().skip(1).collect::<Vec<_>>().join(" "));
+            figures(&bench::run(&bench::Options { name, only, repeat, command })?)
+        }
     }
+}
+
+/// A goal that is missed is a finding, not a failure.
+fn figures(rows: &[bench::row::Row]) -> Outcome {
+    print!("{}", bench::row::table(rows));
+    Ok(ExitCode::SUCCESS)
 }
 
 fn cluster(command: ClusterCommand) -> Outcome {

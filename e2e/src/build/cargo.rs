@@ -8,7 +8,8 @@ use std::process::Command;
 
 /// Programs that go into images, each the package of the same name, with their profiles: the runner is to be small, the operator is to
 /// survive a panic over one object, for which it must unwind.
-const PROGRAMS: [(&str, &str); 2] = [("trainyard-operator", "release"), ("step-runner", "runner")];
+const PROGRAMS: [(&str, &str); 3] =
+    [("trainyard-operator", "release"), ("step-runner", "runner"), ("trainyard-stamp", "runner")];
 
 /// The target that this machine's images are built for.
 #[must_use]

@@ -1,0 +1,106 @@
+//! The figures in `docs/performance.md`: generated between two marks from the files of a benchmark, so that the document quotes
+//! nothing else.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::machine::Machine;
+use super::row::{self, Row};
+use super::{Error, MACHINE, RESULTS};
+use crate::paths;
+
+const BEGIN: &str = "<!-- bench:begin -->\n";
+const END: &str = "<!-- bench:end -->";
+
+/// The document.
+#[must_use]
+pub fn path() -> PathBuf {
+    paths::repository().join("docs/performance.md")
+}
+
+/// Writes the figures of the last benchmark into the document. Returns the figures.
+pub fn write() -> Result<Vec<Row>, Error> {
+    let rows = row::read(&row::folder().join(RESULTS))?;
+    let file = row::folder().join(MACHINE);
+    let machine = fs::read_to_string(&file).map_err(Error::file(&file))?;
+    let machine: Machine = serde_json::from_str(&machine)?;
+    let path = path();
+    let text = fs::read_to_string(&path).map_err(Error::file(&path))?;
+    let text = between(&text, &figures(&rows, &machine)).ok_or_else(|| Error::Marks(path.clone()))?;
+    fs::write(&path, text).map_err(Error::file(&path))?;
+    Ok(rows)
+}
+
+/// `text` with `figures` between its marks.
+fn between(text: &str, figures: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}{figures}{END}{after}"))
+}
+
+/// The machine as a sentence, the figures as a table.
+fn figures(rows: &[Row], machine: &Machine) -> String {
+    let Machine { began, commit, processor, cores, memory, kernel, load, versions, repeat, command } = machine;
+    let versions: Vec<String> = versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let [before, after] = load;
+    let mut out = format!(
+        "`{command}` at {began}, commit {commit}, {repeat} repeats; {processor}, {cores} cores, {memory} MiB, Linux {kernel}; load \
+         average {before} before and {after} after; {}.\n\n\
+         | # | arm | median | interval | unit | n | goal | met |\n|---|---|---:|---|---|---:|---|---|\n",
+        versions.join(", "),
+    );
+    for row in rows {
+        let [id, arm, value, low, high, unit, n, goal, met] = row::columns(row);
+        let goal = goal.replace("<=", "≤");
+        out.push_str(&format!("| {id} | {arm} | {value} | {low} to {high} | {unit} | {n} | {goal} | {met} |\n"));
+    }
+    let (met, measured) = row::goals(rows);
+    out.push_str(&format!("\n{met} of {measured} goals met.\n"));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_between_the_marks_changes() {
+        let text = format!("# A\n{BEGIN}old\n{END}\nrest\n");
+        assert_eq!(between(&text, "new\n").unwrap(), format!("# A\n{BEGIN}new\n{END}\nrest\n"));
+        assert_eq!(between("# A\n", "new\n"), None);
+    }
+
+    #[test]
+    fn the_figures_say_where_they_come_from() {
+        let machine = Machine {
+            began: "2026-01-01T00:00:00Z".into(),
+            commit: "abc".into(),
+            processor: "A CPU".into(),
+            cores: 2,
+            memory: 1024,
+            kernel: "6.1".into(),
+            load: ["0.10".into(), "0.90".into()],
+            versions: vec![("etcd".into(), "v3".into())],
+            repeat: 5,
+            command: "trainyard-e2e bench".into(),
+        };
+        let rows = [Row::new("a1", "p50", "ms", &[5.0, 6.0, 7.0]).unwrap().at_most(6.0)];
+        let expected = "\
+`trainyard-e2e bench` at 2026-01-01T00:00:00Z, commit abc, 5 repeats; A CPU, 2 cores, 1024 MiB, Linux 6.1; load average 0.10 before and 0.90 after; etcd v3.
+
+| # | arm | median | interval | unit | n | goal | met |
+|---|---|---:|---|---|---:|---|---|
+| a1 | p50 | 6 | 5 to 7 | ms | 3 | ≤ 6 | yes |
+
+1 of 1 goals met.
+";
+        assert_eq!(figures(&rows, &machine), expected);
+    }
+
+    /// The document itself has the marks.
+    #[test]
+    fn the_document_has_its_marks() {
+        let text = fs::read_to_string(path()).unwrap();
+        assert!(between(&text, "").is_some());
+    }
+}

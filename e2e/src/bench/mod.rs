@@ -1,0 +1,288 @@
+//! `make bench`: what the documents claim, measured.
+//!
+//! | file | measures |
+//! |---|---|
+//! | [`a1`] | upstream succeeded to downstream Pod, on KWOK |
+//! | [`a4`] | requests and bytes a stage |
+//! | [`b1`] | seconds a hop on the real kubelet, and the time to the first instruction |
+//! | [`e1`] | what the runner costs |
+//! | [`f1`] | the planner alone |
+//!
+//! Rules: arms take turns in one run on one machine; every figure is a median with an interval ([`stats`]); times of API objects
+//! are the API server's own ([`audit`]), times of processes are what the user's program says. What an engine could do at best on
+//! this cluster, the [`null_engine`] shows. No test depends on any of this.
+
+pub mod a1;
+pub mod a4;
+pub mod audit;
+pub mod b1;
+pub mod document;
+pub mod e1;
+pub mod f1;
+pub mod graphs;
+pub mod machine;
+pub mod null_engine;
+pub mod operator;
+pub mod row;
+pub mod stats;
+pub mod world;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::{build, cluster, command, image, install, progress, store};
+use machine::Machine;
+use row::Row;
+use world::World;
+
+/// Name of the file with the figures.
+pub const RESULTS: &str = "results.json";
+/// Name of the file that says on what they were measured.
+pub const MACHINE: &str = "machine.json";
+
+/// A benchmark could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster is somebody else's.
+    #[error(
+        "a benchmark reads the API server's audit log, which only a cluster of ours has\nhint: unset KUBECONFIG, or set TRAINYARD_OWN_CLUSTER=1"
+    )]
+    ForeignCluster,
+    /// No cluster.
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
+    /// No store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// No image.
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    /// The recipe of the stamp's image.
+    #[error("the recipe of the stamp's image: {0}")]
+    Recipe(String),
+    /// No Trainyard.
+    #[error(transparent)]
+    Install(#[from] install::Error),
+    /// No program.
+    #[error(transparent)]
+    Build(#[from] build::Error),
+    /// A program failed.
+    #[error(transparent)]
+    Command(#[from] command::Error),
+    /// The API server, or the way to it.
+    #[error("the API server: {0}")]
+    Api(#[source] Box<kube::Error>),
+    /// The kubeconfig of the cluster.
+    #[error("the kubeconfig: {0}")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    /// Something is not the JSON that it should be.
+    #[error("not the JSON that it should be: {0}")]
+    Json(#[from] serde_json::Error),
+    /// No threads.
+    #[error("failed to start an asynchronous runtime: {0}")]
+    Runtime(#[source] std::io::Error),
+    /// A file.
+    #[error("failed to use {path}: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An address that cannot be listened at.
+    #[error("failed to listen at {address}: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The operator does not work.
+    #[error("the operator did not become ready; see {log}, which ends with:\n{last}", log = log.display())]
+    Operator {
+        /// Its log.
+        log: PathBuf,
+        /// The last lines of that.
+        last: String,
+    },
+    /// The proxy that counts bytes.
+    #[error("the proxy that counts bytes: {0}")]
+    Proxy(String),
+    /// A run ended badly.
+    #[error(
+        "run {run} ended as {phase}: {message}\nhint: target/bench/operator.log, or the operator's log in the cluster"
+    )]
+    Run {
+        /// Its name.
+        run: String,
+        /// Its phase.
+        phase: &'static str,
+        /// Its message.
+        message: String,
+    },
+    /// Something does not come.
+    #[error("{what} did not come within {limit:?}\nhint: `cluster status`, and the logs that it names")]
+    Slow {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        limit: Duration,
+    },
+    /// The null engine cannot go on.
+    #[error("the null engine: {0}")]
+    NullEngine(String),
+    /// The runner does not do what it should.
+    #[error("the step-runner did not run its step: {0}")]
+    Runner(String),
+    /// A request is not in the audit log.
+    #[error("the audit log does not show {0}\nhint: was it rotated away? `cluster down` and again")]
+    NotInAudit(String),
+    /// Programs that did not say when they started.
+    #[error("{found} of {expected} programs said when they had started")]
+    Stamps {
+        /// How many should have.
+        expected: usize,
+        /// How many have.
+        found: usize,
+    },
+    /// A figure of nothing.
+    #[error("{measure}: nothing was measured for {arm}\nhint: --repeat must be at least 1")]
+    NoSamples {
+        /// The measure.
+        measure: String,
+        /// The arm.
+        arm: String,
+    },
+    /// The document has no place for figures.
+    #[error("{path} lacks the marks between which figures stand", path = .0.display())]
+    Marks(PathBuf),
+}
+
+impl Error {
+    fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { path, source }
+    }
+}
+
+impl From<kube::Error> for Error {
+    fn from(error: kube::Error) -> Self {
+        Self::Api(Box::new(error))
+    }
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Measure {
+    /// From a stage's success to the next Pod, on KWOK.
+    A1,
+    /// Requests and bytes a stage, on KWOK.
+    A4,
+    /// Seconds a hop on the real kubelet; with b3, the time to the first instruction.
+    B1,
+    /// What the runner costs.
+    E1,
+    /// The planner alone.
+    F1,
+}
+
+impl Measure {
+    const ALL: [Self; 5] = [Self::F1, Self::E1, Self::A1, Self::A4, Self::B1];
+
+    fn needs_cluster(self) -> bool {
+        match self {
+            Self::A1 | Self::A4 | Self::B1 => true,
+            Self::E1 | Self::F1 => false,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::A1 => "a1: hops on KWOK",
+            Self::A4 => "a4: requests and bytes",
+            Self::B1 => "b1: hops on the kubelet",
+            Self::E1 => "e1: the runner",
+            Self::F1 => "f1: the planner",
+        }
+    }
+}
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The cluster.
+    pub name: String,
+    /// Only these; empty means all.
+    pub only: Vec<Measure>,
+    /// How often each arm is measured.
+    pub repeat: usize,
+    /// The command line, for the record.
+    pub command: String,
+}
+
+/// Measures, writes `target/bench/results.json` and `target/bench/machine.json`, and returns the figures.
+pub fn run(options: &Options) -> Result<Vec<Row>, Error> {
+    let chosen = |measure: &Measure| options.only.is_empty() || options.only.contains(measure);
+    let measures: Vec<Measure> = Measure::ALL.into_iter().filter(chosen).collect();
+    let machine = Machine::now(options.command.clone(), options.repeat);
+    let world = measures.iter().any(|measure| measure.needs_cluster()).then(|| World::up(&options.name)).transpose()?;
+    let mut rows = Vec::new();
+    for measure in measures {
+        let work = || match (measure, &world) {
+            (Measure::E1, _) => e1::measure(options.repeat),
+            (Measure::F1, _) => f1::measure(),
+            (Measure::A1, Some(world)) => a1::measure(world, options.repeat),
+            (Measure::A4, Some(world)) => a4::measure(world, options.repeat),
+            (Measure::B1, Some(world)) => b1::measure(world, options.repeat),
+            (Measure::A1 | Measure::A4 | Measure::B1, None) => Err(Error::ForeignCluster),
+        };
+        rows.extend(progress::long_step(measure.words(), work)?);
+    }
+    rows.sort_by(|a, b| a.id.cmp(&b.id));
+    row::write(MACHINE, &machine.after())?;
+    row::write(RESULTS, &rows)?;
+    Ok(rows)
+}
+
+/// Whose turn it is: every round has every arm once, and each begins with another one.
+#[derive(Clone, Debug)]
+pub struct Turns {
+    rounds: usize,
+    arms: usize,
+    next: usize,
+}
+
+impl Turns {
+    /// So many rounds of so many arms.
+    #[must_use]
+    pub fn new(rounds: usize, arms: usize) -> Self {
+        Self { rounds, arms, next: 0 }
+    }
+}
+
+impl Iterator for Turns {
+    /// The round and the arm.
+    type Item = (usize, usize);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let round = self.next.checked_div(self.arms)?;
+        if round >= self.rounds {
+            return None;
+        }
+        let arm = (self.next + round) % self.arms;
+        self.next += 1;
+        Some((round, arm))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_round_has_every_arm_and_begins_with_another() {
+        let turns: Vec<_> = Turns::new(3, 2).collect();
+        assert_eq!(turns, [(0, 0), (0, 1), (1, 1), (1, 0), (2, 0), (2, 1)]);
+        assert_eq!(Turns::new(3, 0).next(), None);
+    }
+}
