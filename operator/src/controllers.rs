@@ -7,6 +7,7 @@ use futures::future::join_all;
 use kube::Client;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc::{self, Receiver, UnboundedSender};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trainyard_crds::v1alpha1::{Pipeline, PipelineRun};
 
@@ -52,6 +53,7 @@ pub(crate) async fn run(parts: Parts) {
     for scope in scopes {
         let (run_sender, run_receiver) = mpsc::unbounded_channel();
         let (pipeline_sender, pipeline_receiver) = mpsc::unbounded_channel();
+        let (listed, mut runs_are_listed) = watch::channel(false);
         runs.insert(scope.clone(), run_sender);
         pipelines.insert(scope.clone(), pipeline_sender);
         let (context, readiness) = (Arc::clone(&context), readiness.clone());
@@ -60,12 +62,19 @@ pub(crate) async fn run(parts: Parts) {
             Arc::clone(&context),
             scope.clone(),
             run_receiver,
+            listed,
             readiness.clone(),
             async move { run_shutdown.cancelled().await },
         )));
-        controllers.push(tokio::spawn(pipeline::run(context, scope, pipeline_receiver, readiness, async move {
-            pipeline_shutdown.cancelled().await;
-        })));
+        controllers.push(tokio::spawn(async move {
+            tokio::select! {
+                // A Pipeline counts its runs: before all of them are known it would say that there are none.
+                _ = runs_are_listed.wait_for(|listed| *listed) => {}
+                () = pipeline_shutdown.cancelled() => return,
+            }
+            let shutdown = async move { pipeline_shutdown.cancelled().await };
+            pipeline::run(context, scope, pipeline_receiver, readiness, shutdown).await;
+        }));
     }
     let forward = async {
         while let Some(object) = moved_pipelines.recv().await {

@@ -52,6 +52,13 @@ impl RunMemory {
         self.observed.insert(&stage, attempt);
     }
 
+    /// Whether it is a run of this namespace; every one is of all.
+    fn is_within(&self, scope: Option<&str>) -> bool {
+        let Some(scope) = scope else { return true };
+        let of_pods = self.object.as_ref().and_then(|object| object.namespace.as_deref());
+        of_pods.or_else(|| self.latest.as_ref()?.metadata.namespace.as_deref()) == Some(scope)
+    }
+
     /// Takes in an early report. Returns whether it is news.
     pub(crate) fn report(&mut self, stage: &str, number: u32, report: StepReport) -> bool {
         let Some(attempt) = self.observed.attempt_mut(stage, number) else { return false };
@@ -90,9 +97,9 @@ impl Memory {
         lock(&self.runs).remove(uid);
     }
 
-    /// Forgets every run that is not among these.
-    pub(crate) fn retain(&self, uids: &HashSet<String>) {
-        lock(&self.runs).retain(|uid, _| uids.contains(uid));
+    /// Forgets every run of a namespace, or of all, that is not among these.
+    pub(crate) fn retain(&self, scope: Option<&str>, uids: &HashSet<String>) {
+        lock(&self.runs).retain(|uid, run| uids.contains(uid) || !lock(run).is_within(scope));
     }
 
     /// The newest version of every run that is remembered.
@@ -146,19 +153,25 @@ impl Memory {
         Some(object)
     }
 
-    /// A listing of Pods begins.
-    pub(crate) fn listing(&self) {
+    /// A listing of the Pods of a namespace, or of all, begins.
+    pub(crate) fn listing(&self, scope: Option<&str>) {
         for run in lock(&self.runs).values() {
-            lock(run).listed.clear();
+            let mut run = lock(run);
+            if run.is_within(scope) {
+                run.listed.clear();
+            }
         }
     }
 
-    /// A listing of Pods is complete: attempts that it did not show and that have not ended are asked for again. Returns the runs
+    /// That listing is complete: attempts that it did not show and that have not ended are asked for again. Returns the runs
     /// that this concerns.
-    pub(crate) fn listed(&self) -> Vec<ObjectRef<PipelineRun>> {
+    pub(crate) fn listed(&self, scope: Option<&str>) -> Vec<ObjectRef<PipelineRun>> {
         let mut concerned = Vec::new();
         for run in lock(&self.runs).values() {
             let mut run = lock(run);
+            if !run.is_within(scope) {
+                continue;
+            }
             let listed = std::mem::take(&mut run.listed);
             let missing: Vec<(String, u32)> = run
                 .observed
@@ -177,5 +190,48 @@ impl Memory {
             }
         }
         concerned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use trainyard_crds::labels;
+
+    fn pod(namespace: &str, run: &str) -> Pod {
+        let controller = json!({"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun", "name": run, "uid": run, "controller": true});
+        serde_json::from_value(json!({
+            "metadata": {
+                "namespace": namespace, "name": format!("{run}-train-a1-x"), "uid": "p", "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": { labels::RUN_UID: run, labels::STAGE: "train", labels::ATTEMPT: "1" },
+                "ownerReferences": [controller],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn attempts(memory: &Memory, run: &str) -> usize {
+        memory.known(run).map_or(0, |run| lock(&run).observed.attempts("train").len())
+    }
+
+    #[test]
+    fn a_listing_of_one_namespace_says_nothing_of_another() {
+        let memory = Memory::default();
+        for (namespace, run) in [("a", "one"), ("b", "two")] {
+            memory.pod_seen(&pod(namespace, run), false);
+        }
+        memory.listing(Some("a"));
+        let concerned = memory.listed(Some("a"));
+        assert_eq!(concerned.iter().map(|run| run.name.as_str()).collect::<Vec<_>>(), ["one"]);
+        assert_eq!((attempts(&memory, "one"), attempts(&memory, "two")), (0, 1));
+
+        memory.retain(Some("a"), &HashSet::new());
+        assert!(memory.known("one").is_none() && memory.known("two").is_some());
+        memory.listing(None);
+        memory.pod_seen(&pod("b", "two"), true);
+        assert_eq!((memory.listed(None), attempts(&memory, "two")), (Vec::new(), 1));
+        memory.retain(None, &HashSet::new());
+        assert_eq!(memory.len(), 0);
     }
 }

@@ -29,6 +29,7 @@ use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
 use tracing::Instrument;
 use trainyard_crds::labels;
 use trainyard_crds::v1alpha1::PipelineRun;
@@ -36,7 +37,7 @@ use trainyard_crds::v1alpha1::PipelineRun;
 use crate::apply::WriteError;
 use crate::context::Context;
 use crate::health::Readiness;
-use crate::memory::lock;
+use crate::memory::{Memory, lock};
 
 /// Every active run is looked at again within this time, whatever events were lost.
 const LIVENESS: Duration = Duration::from_secs(60);
@@ -68,11 +69,12 @@ impl RunError {
 
 type Guarded = DeserializeGuard<PipelineRun>;
 
-/// Watches and drives the runs of one namespace, or of all, until the shutdown.
+/// Watches and drives the runs of one namespace, or of all, until the shutdown. Says when all of them are in memory.
 pub(crate) async fn run(
     context: Arc<Context>,
     namespace: Option<String>,
     reports: UnboundedReceiver<ObjectRef<PipelineRun>>,
+    listed: watch::Sender<bool>,
     readiness: Readiness,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
@@ -92,15 +94,20 @@ pub(crate) async fn run(
     let mut listing = HashSet::new();
     let synced = Arc::new(AtomicBool::new(false));
     let runs_synced = Arc::clone(&synced);
+    let runs_scope = namespace.clone();
     let runs_stream = watcher(runs, active)
         .default_backoff()
         .modify(|run| run.meta_mut().managed_fields = None)
         .inspect_ok(move |event| match event {
             watcher::Event::Init => listing.clear(),
-            watcher::Event::InitApply(run) => listing.extend(run.uid()),
+            watcher::Event::InitApply(run) => {
+                shown(run, &memory);
+                listing.extend(run.uid());
+            }
             watcher::Event::InitDone => {
-                memory.retain(&listing);
+                memory.retain(runs_scope.as_deref(), &listing);
                 runs_synced.store(true, Ordering::Relaxed);
+                listed.send_replace(true);
                 runs_watch.done();
             }
             watcher::Event::Delete(run) => {
@@ -108,11 +115,12 @@ pub(crate) async fn run(
                     memory.forget(&uid);
                 }
             }
-            watcher::Event::Apply(_) => {}
+            watcher::Event::Apply(run) => shown(run, &memory),
         })
         .reflect(writer)
         .applied_objects();
-    let pods = pod_events(pods, Arc::clone(&context), pods_watch, Known { runs: reader.clone(), synced });
+    let known = Known { scope: namespace, runs: reader.clone(), synced };
+    let pods = pod_events(pods, Arc::clone(&context), pods_watch, known);
     let failures = Arc::new(Failures::default());
     let concurrency = context.settings.concurrency;
     Controller::for_stream(runs_stream, reader)
@@ -160,7 +168,7 @@ fn pod_events(
             let touched = match event {
                 Err(_) => Vec::new(),
                 Ok(watcher::Event::Init) => {
-                    memory.listing();
+                    memory.listing(known.scope.as_deref());
                     Vec::new()
                 }
                 Ok(watcher::Event::InitApply(pod)) => memory.pod_seen(&pod, true).into_iter().collect(),
@@ -168,7 +176,7 @@ fn pod_events(
                 Ok(watcher::Event::Delete(pod)) => memory.pod_deleted(&pod).into_iter().collect::<Vec<_>>(),
                 Ok(watcher::Event::InitDone) => {
                     readiness.done();
-                    memory.listed()
+                    memory.listed(known.scope.as_deref())
                 }
             };
             // Pods of finished runs outlive their run's place in the watch: nothing is remembered of them.
@@ -180,6 +188,7 @@ fn pod_events(
 
 /// Which runs are watched.
 struct Known {
+    scope: Option<String>,
     runs: reflector::Store<Guarded>,
     synced: Arc<AtomicBool>,
 }
@@ -225,6 +234,16 @@ async fn look(run: &Guarded, context: &Context) -> Result<Action, RunError> {
     let memory = context.memory.run(&uid);
     let newest = newest(cached, &mut lock(&memory).latest);
     drive::drive(context, &memory, newest).await
+}
+
+/// Takes a run into memory before it is looked at: its Pipeline counts it.
+fn shown(run: &Guarded, memory: &Memory) {
+    if let Ok(run) = &run.0
+        && run.metadata.deletion_timestamp.is_none()
+    {
+        let memory = memory.run(&run.uid().unwrap_or_default());
+        newest(run, &mut lock(&memory).latest);
+    }
 }
 
 /// The newer of what the watch shows and what our own last write returned (P3).
