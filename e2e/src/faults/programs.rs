@@ -1,7 +1,7 @@
 //! The programs under test, built from this tree.
 
 use crate::command::{self, Error};
-use crate::paths;
+use crate::{build, paths};
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,7 +29,7 @@ pub fn build(folder: &Path) -> Result<Programs, Error> {
     // One by one: together, their dependencies would have each other's features, and all be built once more.
     let program = |name: &str| {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        forget_the_test(&mut cargo);
+        build::forget_the_caller(&mut cargo);
         cargo.current_dir(paths::repository()).args(["build", "--quiet", "--profile", &profile]);
         command::run(cargo.args(["--package", name, "--bin", name, "--target-dir"]).arg(&target))?;
         let built = target.join(if profile == "dev" { "debug" } else { &profile }).join(name);
@@ -39,15 +39,4 @@ pub fn build(folder: &Path) -> Result<Programs, Error> {
         Ok(copy)
     };
     Ok(Programs { operator: program("trainyard-operator")?, runner: program("step-runner")? })
-}
-
-/// What cargo tells a test of itself is not for a cargo below it: crates whose build scripts look at such a variable would be
-/// built anew, here and then by the next plain `cargo build`.
-fn forget_the_test(cargo: &mut Command) {
-    let of_a_package = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_", "OUT_DIR"];
-    for (name, _) in env::vars_os() {
-        if name.to_str().is_some_and(|name| of_a_package.iter().any(|prefix| name.starts_with(prefix))) {
-            cargo.env_remove(name);
-        }
-    }
 }

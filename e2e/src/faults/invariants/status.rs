@@ -89,6 +89,7 @@ pub(super) fn status_is_true(evidence: Evidence<'_>) -> Vec<Violation> {
         }
     }
     found.extend(success_is_not_foreseen(evidence));
+    found.extend(pipelines_do_not_forget(evidence));
     found.dedup();
     found
 }
@@ -161,6 +162,25 @@ fn success_is_not_foreseen(evidence: Evidence<'_>) -> Vec<Violation> {
     found
 }
 
+/// A Pipeline that has shown a run goes on to count it until it has ended.
+fn pipelines_do_not_forget(evidence: Evidence<'_>) -> Vec<Violation> {
+    let runs = of_runs(evidence);
+    let mut found = Vec::new();
+    for pipeline in evidence.history.versions(Kind::Pipeline) {
+        let status = &pipeline.object["status"];
+        let at = pipeline.revision();
+        let run = runs.iter().rfind(|run| run.revision() < at);
+        if status["lastRun"].is_object() && status["activeRuns"] == 0 && run.is_some_and(|run| !has_ended(&run.object))
+        {
+            found.push(Violation::new(
+                "I6",
+                format!("at revision {at}, the Pipeline counts no active run while its run is"),
+            ));
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::world::{World, one, some};
@@ -226,6 +246,16 @@ mod tests {
         let mut world = World::chain();
         world.last_run()["status"]["progress"] = "1/2".into();
         assert!(one(&world.check(), "I6").contains("progress is \"1/2\" and the rows say 2/2"));
+    }
+
+    #[test]
+    fn a_pipeline_that_forgets_its_run_is_seen() {
+        let mut world = World::before_the_end();
+        for (active, phase) in [(0, Value::Null), (1, "Running".into()), (0, "Running".into())] {
+            let last = if phase.is_null() { phase } else { serde_json::json!({"phase": phase}) };
+            world.pipeline(serde_json::json!({"activeRuns": active, "lastRun": last}));
+        }
+        assert!(one(&world.check(), "I6").ends_with("the Pipeline counts no active run while its run is"));
     }
 
     #[test]

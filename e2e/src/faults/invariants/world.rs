@@ -77,8 +77,7 @@ impl World {
         for stage in ["first", "second"] {
             world.pod(stage, 1, &format!("uid-{stage}-1"), Change::Deleted, "Succeeded", ended.clone());
         }
-        let pipeline = json!({"status": {"activeRuns": 0, "lastRun": {"phase": "Succeeded"}}});
-        world.version(Kind::Pipeline, Change::Modified, pipeline);
+        world.pipeline(json!({"activeRuns": 0, "lastRun": {"phase": "Succeeded"}}));
         world
     }
 
@@ -143,6 +142,11 @@ impl World {
         let run = json!({"kind": "PipelineRun", "metadata": {"name": "r", "uid": UID}, "status": status});
         self.write("PATCH", "/pipelineruns/r/status", Value::Null, run.clone());
         self.version(Kind::Run, Change::Modified, run);
+    }
+
+    /// The operator writes the Pipeline's status.
+    pub fn pipeline(&mut self, status: Value) {
+        self.version(Kind::Pipeline, Change::Modified, json!({"status": status}));
     }
 
     /// A status with a row for each (stage, phase, attempt), and the sums of these.
