@@ -89,7 +89,7 @@ pub struct After {
     /// In which of these ways it must have ended: Succeeded, Failed, Skipped. Absent means in any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 3), extend("x-kubernetes-list-type" = "set"))]
-    pub on: Vec<Branch>,
+    pub phases: Vec<Branch>,
 }
 
 /// A way in which a stage ends.

@@ -32,6 +32,7 @@ pub fn static_binary(name: &str) -> Result<PathBuf, Error> {
     cargo.current_dir(paths::repository());
     cargo.args(["build", "--quiet", "--profile", profile, "--package", name, "--bin", name]);
     cargo.arg("--target").arg(&target).arg("--target-dir").arg(&folder);
+    forget_the_caller(&mut cargo);
     // For the target alone: build scripts and macros stay dynamic. Flags of the caller would undo that.
     cargo.env(flags, "-C target-feature=+crt-static").env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     let binary = folder.join(target).join(profile).join(name);
@@ -45,6 +46,17 @@ pub fn static_binary(name: &str) -> Result<PathBuf, Error> {
         progress::long_step(&what, build)?
     };
     Ok(binary)
+}
+
+/// What `cargo run` and `cargo test` tell a program of itself is not for a cargo below it: crates whose build scripts look at such
+/// a variable would be built anew, here and then by the next plain `cargo build`.
+pub(crate) fn forget_the_caller(cargo: &mut Command) {
+    let of_a_package = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_", "OUT_DIR"];
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| of_a_package.iter().any(|prefix| name.starts_with(prefix))) {
+            cargo.env_remove(name);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod cargo;
 pub mod debian;
 mod product;
 
+pub(crate) use cargo::forget_the_caller;
 pub use cargo::{static_binary, target_triple};
 pub use product::Product;
 

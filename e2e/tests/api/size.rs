@@ -17,7 +17,7 @@ fn pipeline(stages: usize, inputs: usize) -> Value {
             "container": {"image": "registry.example.com/team/image:1.0", "command": ["python3", "program.py"]},
             "inputs": before.iter().map(from).collect::<Vec<_>>(),
             "dependsOn": before.iter().map(|n| name(*n)).collect::<Vec<_>>(),
-            "after": before.iter().map(|n| json!({"stage": name(*n), "on": ["Succeeded"]})).collect::<Vec<_>>(),
+            "after": before.iter().map(|n| json!({"stage": name(*n), "phases": ["Succeeded"]})).collect::<Vec<_>>(),
             "outputs": [{"name": format!("{:o<40}", "output")}],
         })
     });

@@ -18,7 +18,6 @@ pub(crate) fn cluster() -> &'static Cluster {
         let cluster = Cluster::up(Options::full(cluster::DEFAULT_NAME)).unwrap();
         store::up(&cluster, store::NAMESPACE).unwrap();
         install::up(&cluster, &[&demo::default_store()]).unwrap();
-        image::load(&cluster, &image::build("busybox").unwrap()).unwrap();
         cluster
     })
 }
@@ -168,7 +167,8 @@ pub(crate) fn kubectl(arguments: &[&str]) -> String {
 
 /// The name of the busybox image in the cluster.
 pub(crate) fn busybox() -> String {
-    image::load::Destination::of(cluster()).unwrap().reference(&image::build("busybox").unwrap())
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| image::load(cluster(), &image::build("busybox").unwrap()).unwrap()).clone()
 }
 
 /// A stage's row in a run's status.

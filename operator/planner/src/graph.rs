@@ -292,7 +292,7 @@ impl Scope<'_> {
         }
         for (i, after) in stage.after.iter().enumerate() {
             let path = format!("{}.after[{i}]", self.path);
-            needs.add(self.upstream(&after.stage, &path)?, Branches::of(&after.on));
+            needs.add(self.upstream(&after.stage, &path)?, Branches::of(&after.phases));
         }
         for (i, input) in stage.inputs.iter().enumerate() {
             let Some(from) = &input.from else { continue };
@@ -536,7 +536,7 @@ stages:
 - {name: b, container: {command: [x]}, inputs: [{name: i, from: a.o}]}
 - {name: c, container: {command: ["$(stages.a.results.r)"]}}
 - {name: d, container: {command: [x]}, when: "stages.c.phase == 'Failed'"}
-- {name: e, container: {command: [x]}, dependsOn: [b], after: [{stage: d, on: [Skipped]}]}
+- {name: e, container: {command: [x]}, dependsOn: [b], after: [{stage: d, phases: [Skipped]}]}
 - {name: f, container: {command: [x]}, inputs: [{name: i, from: a.o, optional: true}]}
 finally:
 - {name: g, container: {command: ["$(run.phase)", "$(stages.e.phase)"]}}
@@ -607,7 +607,7 @@ finally:
                 "UnknownReference spec.stages[1].when",
             ),
             (
-                "stages: [{name: a, container: {command: [x]}}, {name: b, container: {command: [x]}, dependsOn: [a], after: [{stage: a, on: [Failed]}]}]",
+                "stages: [{name: a, container: {command: [x]}}, {name: b, container: {command: [x]}, dependsOn: [a], after: [{stage: a, phases: [Failed]}]}]",
                 "InvalidPipeline spec.stages[1]",
             ),
             ("stages: [{name: a, timeout: 0s, container: {command: [x]}}]", "InvalidPipeline spec.stages[0].timeout"),

@@ -1,10 +1,12 @@
 //! A new run is frozen, or refused with a reason.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::names;
 use trainyard_crds::v1alpha1::{
@@ -30,6 +32,9 @@ pub(super) enum Accepted {
 struct Revision {
     pipeline: String,
     spec: PipelineSpec,
+    /// The parameters as given, only of a rerun: they may come from runs that will be gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    given: Option<BTreeMap<String, Value>>,
 }
 
 /// The frozen pipeline of a run that was accepted before, or the first status of one that is accepted now.
@@ -57,15 +62,15 @@ async fn recover(
 ) -> Result<Accepted, RunError> {
     let writer = Writer::new(context.client.clone());
     let namespace = run.namespace().unwrap_or_default();
-    let Some((_, spec)) = read(&writer, &namespace, &status.revision).await? else {
+    let Some(revision) = read(&writer, &namespace, &status.revision).await? else {
         let message = format!(
             "ControllerRevision {} is gone, which kept the pipeline of this run: create another run",
             status.revision
         );
         return Ok(Accepted::No(Reason::PipelineNotFound, message));
     };
-    let given = given_params(&writer, run).await?;
-    let frozen = match freeze(&spec, &given) {
+    let given = revision.given.as_ref().unwrap_or(&run.spec.params);
+    let frozen = match freeze(&revision.spec, given) {
         Ok(frozen) => frozen,
         Err(problem) => return Ok(Accepted::No(problem.reason, problem.to_string())),
     };
@@ -79,23 +84,25 @@ async fn recover(
     Ok(Accepted::Yes { frozen, first: None })
 }
 
-/// A run's own parameters, or those of the run that it repeats where it names no pipeline.
+/// A run's own parameters, and for a rerun those of the run that it builds on, as far as the pipeline still declares them.
 async fn given_params(
     writer: &Writer,
     run: &PipelineRun,
-) -> Result<std::collections::BTreeMap<String, serde_json::Value>, RunError> {
+    spec: &PipelineSpec,
+) -> Result<BTreeMap<String, Value>, RunError> {
     let mut given = run.spec.params.clone();
-    let mut current = run.clone();
+    let mut rerun = run.spec.rerun.clone();
+    let namespace = run.namespace().unwrap_or_default();
     // A rerun of a rerun of a run: bounded, since each is older than the one before.
     for _ in 0..32 {
-        let repeats = current.spec.pipeline.is_none() && current.spec.pipeline_ref.is_none();
-        let (true, Some(rerun)) = (repeats, &current.spec.rerun) else { break };
-        let namespace = run.namespace().unwrap_or_default();
-        let Some(source) = writer.read_run(&namespace, &rerun.of).await? else { break };
-        for (name, value) in &source.spec.params {
-            given.entry(name.clone()).or_insert_with(|| value.clone());
+        let Some(source) = rerun else { break };
+        let Some(source) = writer.read_run(&namespace, &source.of).await? else { break };
+        for (name, value) in source.spec.params {
+            if spec.params.iter().any(|param| param.name == name) {
+                given.entry(name).or_insert(value);
+            }
         }
-        current = source;
+        rerun = source.spec.rerun;
     }
     Ok(given)
 }
@@ -129,7 +136,7 @@ async fn first(
     if spec.store.is_none() {
         spec.store.clone_from(&context.settings.default_store);
     }
-    let given = given_params(&writer, run).await?;
+    let given = given_params(&writer, run, &spec).await?;
     let frozen = match freeze(&spec, &given) {
         Ok(frozen) => frozen,
         Err(problem) => return Ok(Accepted::No(problem.reason, problem.to_string())),
@@ -142,11 +149,13 @@ async fn first(
         }
         Some(_) | None => Vec::new(),
     };
-    let canonical = serde_json::to_string(&spec).map_err(|error| RunError::Internal(error.to_string()))?;
-    let revision = names::revision(&pipeline, &canonical);
+    let content = Revision { pipeline, spec, given: run.spec.rerun.is_some().then_some(given) };
+    let canonical = serde_json::to_string(&content).map_err(|error| RunError::Internal(error.to_string()))?;
+    let revision = names::revision(&content.pipeline, &canonical);
     let mut owner = run.owner_ref(&()).unwrap_or_default();
     owner.block_owner_deletion = Some(false);
-    writer.keep_revision(&namespace, &revision, &Revision { pipeline: pipeline.clone(), spec }, &owner).await?;
+    writer.keep_revision(&namespace, &revision, &content, &owner).await?;
+    let pipeline = content.pipeline;
     let resolved = Resolved {
         artifacts: artifacts(&frozen, &namespace, &pipeline, run),
         params_digest: params_digest(&frozen.params),
@@ -212,7 +221,7 @@ async fn definition(
         )));
     };
     Ok(match read(writer, namespace, &status.revision).await? {
-        Some(found) => Ok(found),
+        Some(revision) => Ok((revision.pipeline, revision.spec)),
         None => Err((
             Reason::RerunSourceUnavailable,
             format!(
@@ -223,7 +232,7 @@ async fn definition(
     })
 }
 
-async fn read(writer: &Writer, namespace: &str, revision: &str) -> Result<Option<(String, PipelineSpec)>, RunError> {
+async fn read(writer: &Writer, namespace: &str, revision: &str) -> Result<Option<Revision>, RunError> {
     if revision.is_empty() {
         return Ok(None);
     }
@@ -231,13 +240,10 @@ async fn read(writer: &Writer, namespace: &str, revision: &str) -> Result<Option
     let revision: Revision = serde_json::from_value(data).map_err(|error| {
         RunError::Internal(format!("ControllerRevision {namespace}/{revision} is not a pipeline: {error}"))
     })?;
-    Ok(Some((revision.pipeline, revision.spec)))
+    Ok(Some(revision))
 }
 
-fn freeze(
-    spec: &PipelineSpec,
-    given: &std::collections::BTreeMap<String, serde_json::Value>,
-) -> Result<Frozen, SpecProblem> {
+fn freeze(spec: &PipelineSpec, given: &BTreeMap<String, Value>) -> Result<Frozen, SpecProblem> {
     let graph = Graph::new(spec, None)?;
     let params = resolve_params(&spec.params, given)?;
     Ok(Frozen { graph: Arc::new(graph), params })
@@ -251,9 +257,10 @@ async fn taken_over(
     namespace: &str,
 ) -> Result<Vec<Option<StageStatus>>, RunError> {
     let Some(status) = &source.status else { return Ok(Vec::new()) };
-    let Some((pipeline, spec)) = read(writer, namespace, &status.revision).await? else { return Ok(Vec::new()) };
-    let given = given_params(writer, source).await?;
-    let Ok(earlier) = freeze(&spec, &given) else { return Ok(Vec::new()) };
-    let from = CachedFrom { run: source.name_any(), uid: source.uid().unwrap_or_default(), pipeline };
+    let Some(revision) = read(writer, namespace, &status.revision).await? else { return Ok(Vec::new()) };
+    let given = revision.given.as_ref().unwrap_or(&source.spec.params);
+    let Ok(earlier) = freeze(&revision.spec, given) else { return Ok(Vec::new()) };
+    let from =
+        CachedFrom { run: source.name_any(), uid: source.uid().unwrap_or_default(), pipeline: revision.pipeline };
     Ok(reuse(&frozen.graph, &frozen.params, &earlier.graph, &earlier.params, &status.stages, &from))
 }

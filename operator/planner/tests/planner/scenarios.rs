@@ -102,8 +102,8 @@ fn a_branch_waits_for_a_failure() {
     let branches = "
 stages:
 - {name: train, container: {command: [x]}}
-- {name: rescue, after: [{stage: train, on: [Failed]}], container: {command: [x]}}
-- {name: deploy, after: [{stage: train, on: [Succeeded]}], container: {command: [x]}}
+- {name: rescue, after: [{stage: train, phases: [Failed]}], container: {command: [x]}}
+- {name: deploy, after: [{stage: train, phases: [Succeeded]}], container: {command: [x]}}
 ";
     assert_snapshot!("a_branch_that_is_taken", Story::new(branches).ends("train", 1, Outcome::exits(1)).whole());
     assert_snapshot!("a_branch_that_is_not_taken", Story::new(branches).whole());

@@ -13,7 +13,7 @@ pub fn needs(world: &World, stage: &Stage) -> Vec<(String, BTreeSet<Branch>)> {
     let mut needs: Vec<(String, BTreeSet<Branch>)> =
         stage.depends_on.iter().map(|name| (name.clone(), succeeded())).collect();
     for after in &stage.after {
-        let on = if after.on.is_empty() { any() } else { after.on.iter().copied().collect() };
+        let on = if after.phases.is_empty() { any() } else { after.phases.iter().copied().collect() };
         needs.push((after.stage.clone(), on));
     }
     for input in &stage.inputs {
