@@ -54,11 +54,14 @@ unit: ## every test that needs no cluster
 	cargo test --workspace --doc
 	cargo test --package trainyard-planner --package step-protocol --package trainyard-crds --package trainyard-operator --all-features --tests
 
-chart: ## the chart and the kustomize base, rendered
+chart: ## the chart and the kustomize base: rendered, then installed on a real API server
 	$(E2E) tools -- charts/test.sh
+	kubeconfig=$$($(E2E) cluster up --name chart --control-plane --with-controller-manager); \
+	KUBECONFIG=$$kubeconfig $(E2E) tools -- charts/test-live.sh
+	$(E2E) cluster down --name chart --wipe
 
-api: ## the API types on a real API server
-	cargo test --package trainyard-e2e --test api --test architecture --test images
+api: ## the API types, and the YAML of the documents, on a real API server
+	cargo test --package trainyard-e2e --test api --test architecture --test images --test docs
 
 store: ## the runner, and its stores: files, a volume, a real S3 server
 	cargo build --quiet --package step-runner
