@@ -37,7 +37,7 @@ fn sweep(test: &str, faults: &[Fault]) {
         let together = 2 * std::thread::available_parallelism().map_or(1, usize::from);
         let sweep = Arc::new(Sweep::new(setup.clone(), workload, together));
         report.extend(runtime.block_on(async {
-            let learned = learn(&sweep).await;
+            let learned = learn(&sweep, only.is_some()).await;
             let Some(case) = &only else { return Arc::clone(&sweep).run(&learned, faults, told).await.unwrap() };
             let verdict = sweep.case(case, &learned.summary, true).await.unwrap();
             told(&verdict);
@@ -54,12 +54,12 @@ fn sweep(test: &str, faults: &[Fault]) {
     }
 }
 
-/// The run without a fault, and what it showed.
-async fn learn(sweep: &Sweep) -> Learned {
+/// The run without a fault, and what it showed; with every write if `all` of it is wanted.
+async fn learn(sweep: &Sweep, all: bool) -> Learned {
     let learned = sweep.learn().await.unwrap();
     let (name, seconds) = (sweep.workload().name, learned.took.as_secs_f64());
     progress::line(&format!("faults: {name} has {} writes without a fault ({seconds:.1} s)", learned.writes));
-    for (number, write) in (1..).zip(&learned.list) {
+    for (number, write) in (1..).zip(&learned.list).filter(|_| all) {
         progress::line(&format!("faults: write {number} is {write}"));
     }
     learned

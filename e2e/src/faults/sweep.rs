@@ -85,9 +85,9 @@ impl Report {
                 )
             })
             .collect();
+        lines.push(format!("faults: all of it took {:.0} s", self.took.as_secs_f64()));
         let violations: usize = self.verdicts.iter().map(|verdict| verdict.violations.len()).sum();
-        let (cases, seconds) = (self.verdicts.len(), self.took.as_secs_f64());
-        lines.push(format!("faults: {cases} cases, {violations} violations ({seconds:.0} s)"));
+        lines.push(format!("faults: {} cases, {violations} violations", self.verdicts.len()));
         lines
     }
 }
@@ -256,7 +256,8 @@ mod tests {
             [
                 "faults: class A chain3 KillBefore: 2 cases, 1 reached, 2.0 s each, 2.0 s at most",
                 "faults: class A chain3 KillAfterReply: 1 cases, 1 reached, 1.0 s each, 1.0 s at most",
-                "faults: 3 cases, 2 violations (7 s)",
+                "faults: all of it took 7 s",
+                "faults: 3 cases, 2 violations",
             ]
         );
         assert_eq!(report.failures().count(), 1);
