@@ -48,6 +48,8 @@ pub struct Case {
     pub commits: Vec<Commit>,
     /// Why it did not come to an end.
     pub stuck: Option<String>,
+    /// Whether its Pods went and its Pipeline heard of the end.
+    pub settled: bool,
     /// From the first request to the end.
     pub took: Duration,
 }
@@ -100,11 +102,9 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, plan: Opti
     let operator = Operator::start(options, recorder.clone(), kills)?;
     submit(&setup.api, workload, namespace).await?;
     let ended = recorder.wait(LIMIT, "the run to end, its label and its last runner", end).await;
-    if ended.is_ok() {
-        // Whether it comes to this is for the invariants to say.
-        let _ =
-            recorder.wait(SETTLE, "Pods to go and the Pipeline to hear of it", |world| settled(world, workload)).await;
-    }
+    // Whether it comes to this is for the invariants to say.
+    let what = "Pods to go and the Pipeline to hear of it";
+    let settled = ended.is_ok() && recorder.wait(SETTLE, what, |world| settled(world, workload)).await.is_ok();
     let took = recorder.elapsed();
     operator.stop().await;
     drop((proxy, kubelet, observer));
@@ -117,7 +117,7 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, plan: Opti
         anyhow::bail!("{trouble}; see {}", folder.display());
     }
     let commits = store::commits(&store, &recorder)?;
-    Ok(Case { history, commits, stuck: ended.err().map(|error| error.to_string()), took })
+    Ok(Case { history, commits, stuck: ended.err().map(|error| error.to_string()), settled, took })
 }
 
 /// Writes the history beside the logs of the case.

@@ -127,7 +127,7 @@ impl Sweep {
         let violations = case.violations(&self.workload, None);
         let summary = Summary::of(&case.history);
         let folder = self.setup.folder.join(&namespace);
-        if !violations.is_empty() || summary.run[0] != "Succeeded" {
+        if !violations.is_empty() || summary.run[0] != "Succeeded" || !case.settled {
             let path = case::keep(&folder, &case.history)?;
             let list: String = violations.iter().map(|violation| format!("\n  {violation}")).collect();
             bail!("the run without a fault: {summary}{list}\n  see {}", path.display());
