@@ -97,9 +97,9 @@ stages:
   container: {script: "#!/bin/sh\ndate +%s%N > \"$TRAINYARD_OUT_X\"\n"}
   outputs: [{name: x}]
 - name: use
-  container: {script: "#!/bin/sh\ntest -e \"$TRAINYARD_IN_GO\" && cp \"$TRAINYARD_IN_X\" \"$TRAINYARD_OUT_Y\"\n"}
+  container: {script: "#!/bin/sh\ntest -e \"$TRAINYARD_IN_GO\" && cp \"$TRAINYARD_IN_X\" \"$TRAINYARD_OUT_COPY\"\n"}
   inputs: [{name: go, uri: "s3://trainyard/GO", optional: true}, {name: x, from: make.x}]
-  outputs: [{name: y}]
+  outputs: [{name: copy}]
 "###
     .replace("trainyard/GO", &format!("trainyard/{}", story.namespace()));
     story.run("first", &pipeline);
@@ -116,7 +116,7 @@ stages:
     assert_eq!(second["status"]["phase"], "Succeeded", "{second:#}");
     assert_eq!(stage(&second, "make")["cachedFrom"]["run"], "first");
     assert_eq!(second["status"]["counts"]["cached"], 1);
-    assert_eq!(story.artifact(&first, "make", "x", "x"), story.artifact(&second, "use", "y", "y"));
+    assert_eq!(story.artifact(&first, "make", "x", "x"), story.artifact(&second, "use", "copy", "copy"));
     let pods = story.kubectl(&["get", "pods", "--selector", "trainyard.dev/run=second", "--output", "name"]);
     assert_eq!(pods.lines().count(), 1, "{pods}");
 }

@@ -129,18 +129,26 @@ fn what_keeps_a_pod_waiting_reaches_the_run() {
 }
 
 #[test]
-fn an_image_that_does_not_exist_fails_the_stage_and_never_starts_later() {
+fn an_image_that_cannot_be_pulled_says_so_and_never_starts_later() {
     let story = Story::new("image");
     story.run(
-        "missing",
-        "stages:\n- {name: a, container: {image: 'localhost/trainyard/nobody-made-this:1', command: [\"true\"]}}\n",
+        "impossible",
+        "stages:\n- {name: a, container: {image: 'localhost/trainyard/No-Such-Name:1', command: [\"true\"]}}\n",
     );
-    let waiting = story.until("plr/missing", "ImagePull", |run| run["status"]["reason"] == "ImagePull");
-    assert!(waiting["status"]["message"].as_str().unwrap().contains("nobody-made-this"), "{waiting:#}");
-    let run = story.finished("missing");
+    let run = story.finished("impossible");
     assert_eq!(stage(&run, "a")["reason"], "ImagePullFailed", "{run:#}");
-    let pods = story.kubectl(&["get", "pods", "--output", "name"]);
-    assert_eq!(pods, "", "the Pod is gone");
+    assert!(run["status"]["message"].as_str().unwrap().contains("No-Such-Name"), "{run:#}");
+    assert_eq!(story.kubectl(&["get", "pods", "--output", "name"]), "", "the Pod is gone");
+    // A registry that does not answer may come back: this is waited for, with the reason in sight.
+    story.run(
+        "unreachable",
+        "stages:\n- {name: a, gracePeriod: 1s, container: {image: 'localhost/trainyard/nobody-made-this:1', command: [\"true\"]}}\n",
+    );
+    let waiting = story.until("plr/unreachable", "ImagePull", |run| run["status"]["reason"] == "ImagePull");
+    assert_eq!(waiting["status"]["phase"], "Running");
+    assert!(waiting["status"]["message"].as_str().unwrap().contains("nobody-made-this"), "{waiting:#}");
+    story.kubectl(&["patch", "plr", "unreachable", "--type=merge", "--patch", r#"{"spec": {"state": "Terminated"}}"#]);
+    assert_eq!(story.finished("unreachable")["status"]["phase"], "Cancelled");
 }
 
 #[test]

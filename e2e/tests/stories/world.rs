@@ -146,7 +146,7 @@ impl Drop for Story {
     fn drop(&mut self) {
         // After a failure what is there is worth more than the tidiness.
         if !std::thread::panicking() {
-            kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]);
+            kubectl(&["delete", "namespace", &self.namespace, "--wait=false", "--ignore-not-found"]);
         }
     }
 }

@@ -11,7 +11,7 @@ use trainyard_planner::{Attempt, AttemptState, Class, Committed, CommittedOutput
 
 use crate::pod::{RUNNER_CONTAINER, STAGE_CONTAINER};
 
-/// How long an image that the registry says does not exist, or that has no valid name, is waited for.
+/// How long an image that the registry says does not exist, or does not give, is waited for.
 const IMAGE_PATIENCE: SignedDuration = SignedDuration::from_secs(90);
 /// How long a registry that does not answer is waited for.
 const REGISTRY_PATIENCE: SignedDuration = SignedDuration::from_secs(30 * 60);
@@ -293,12 +293,14 @@ fn container_waiting(reason: &str, message: String, pod: &Pod) -> Waiting {
         | "RegistryUnavailable"
         | "SignatureValidationFailed" => {
             let image = image(pod);
-            let permanent = reason == "InvalidImageName"
-                || reason == "ErrImageNeverPull"
-                || ["not found", "notfound", "unauthorized", "denied", "invalid reference", "no match for platform"]
-                    .iter()
-                    .any(|word| text.contains(word));
-            let patience = if permanent { IMAGE_PATIENCE } else { REGISTRY_PATIENCE };
+            let said =
+                ["not found", "notfound", "unauthorized", "denied", "invalid reference", "no match for platform"];
+            let patience = match reason {
+                // The kubelet itself will not try.
+                "InvalidImageName" | "ErrImageNeverPull" => SignedDuration::ZERO,
+                _ if said.iter().any(|word| text.contains(word)) => IMAGE_PATIENCE,
+                _ => REGISTRY_PATIENCE,
+            };
             Waiting {
                 reason: Reason::ImagePull.as_str().to_owned(),
                 message: format!(
@@ -415,6 +417,7 @@ mod tests {
         assert_eq!(missing.reason, "ImagePull");
         assert_eq!(missing.verdict.unwrap(), Verdict { after: IMAGE_PATIENCE, reason: Reason::ImagePullFailed });
         assert!(missing.message.contains("team/train:1") && missing.message.contains("imagePullSecrets"));
+        assert_eq!(waits("InvalidImageName", "").verdict.unwrap().after, SignedDuration::ZERO);
         assert_eq!(waits("ImagePullBackOff", "503 Service Unavailable").verdict.unwrap().after, REGISTRY_PATIENCE);
         let root = waits("CreateContainerConfigError", "container has runAsNonRoot and image will run as root");
         assert_eq!(root.verdict.unwrap().reason, Reason::ImageRunsAsRoot);
