@@ -136,7 +136,7 @@ impl Driver<'_> {
         if !plan.changes(&status) {
             return Ok(Round::Quiet(until(plan.requeue_at, now)));
         }
-        if !urgent(&status, &plan)
+        if !urgent(&status, &plan, now)
             && let Some(rest) = self.rest()
         {
             return Ok(Round::Quiet(rest.min(until(plan.requeue_at, now))));
@@ -306,8 +306,10 @@ impl Driver<'_> {
 }
 
 /// Whether something waits for this status: people for a phase or a failure, the next step for the record of this one.
-fn urgent(before: &PipelineRunStatus, plan: &Plan) -> bool {
-    plan.head.phase != before.phase
+fn urgent(before: &PipelineRunStatus, plan: &Plan, now: Timestamp) -> bool {
+    // The planner asks to be asked again at once: it waits to read what it is about to write.
+    plan.requeue_at.is_some_and(|at| at <= now)
+        || plan.head.phase != before.phase
         || plan.actions.iter().any(|action| matches!(action, Action::Emit(_)))
         || plan.rows.iter().any(|(node, row)| {
             matches!(row.phase, StagePhase::Retrying | StagePhase::Failed | StagePhase::Cancelled)
