@@ -21,7 +21,7 @@ demo: ## from a bare machine to a trained model: cluster, store, Trainyard, one 
 test: lint unit chart api store faults stories ## everything that must hold
 
 bench: ## measure what the documents claim; writes target/bench/results.json
-	$(E2E) bench
+	cargo run --quiet --release --package trainyard-e2e -- bench
 
 cluster: ## a real Kubernetes on this machine; the first time its programs are built: ten minutes
 	$(E2E) cluster up

@@ -40,11 +40,13 @@ fn between(text: &str, figures: &str) -> Option<String> {
 
 /// The machine as a sentence, the figures as a table.
 fn figures(rows: &[Row], machine: &Machine) -> String {
-    let Machine { began, commit, processor, cores, memory, kernel, load, versions, repeat, command } = machine;
+    let Machine { began, commit, processor, cores, memory, kernel, load, versions, repeat, command, optimized } =
+        machine;
     let versions: Vec<String> = versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
     let [before, after] = load;
+    let profile = if *optimized { "" } else { " (the null engine not optimized)" };
     let mut out = format!(
-        "`{command}` at {began}, commit {commit}, {repeat} repeats; {processor}, {cores} cores, {memory} MiB, Linux {kernel}; load \
+        "`{command}`{profile} at {began}, commit {commit}, {repeat} repeats; {processor}, {cores} cores, {memory} MiB, Linux {kernel}; load \
          average {before} before and {after} after; {}.\n\n\
          | # | arm | median | interval | unit | n | goal | met |\n|---|---|---:|---|---|---:|---|---|\n",
         versions.join(", "),
@@ -83,6 +85,7 @@ mod tests {
             versions: vec![("etcd".into(), "v3".into())],
             repeat: 5,
             command: "trainyard-e2e bench".into(),
+            optimized: true,
         };
         let rows = [Row::new("a1", "p50", "ms", &[5.0, 6.0, 7.0]).unwrap().at_most(6.0)];
         let expected = "\

@@ -33,6 +33,8 @@ pub struct Machine {
     pub repeat: usize,
     /// The command line.
     pub command: String,
+    /// Whether the null engine was optimized, as the operator always is.
+    pub optimized: bool,
 }
 
 impl Machine {
@@ -50,6 +52,7 @@ impl Machine {
             versions: versions(),
             repeat,
             command,
+            optimized: !cfg!(debug_assertions),
         }
     }
 

@@ -11,10 +11,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::runtime::Runtime;
 use trainyard_crds::labels;
-use trainyard_crds::v1alpha1::{PipelineRun, RunPhase};
+use trainyard_crds::v1alpha1::{Pipeline, PipelineReference, PipelineRun, PipelineRunSpec, RunPhase};
 
 use super::Error;
 use super::audit::AuditLog;
@@ -122,17 +122,18 @@ impl World {
         Ok(())
     }
 
-    /// Creates a run of `pipeline` and waits until it has succeeded.
+    /// Creates a Pipeline and a run of it, both of this name, and waits until the run has succeeded.
     pub fn run(&self, namespace: &Namespace<'_>, name: &str, pipeline: &Value) -> Result<PipelineRun, Error> {
-        let object = json!({
-            "apiVersion": "trainyard.dev/v1alpha1",
-            "kind": "PipelineRun",
-            "metadata": {"name": name},
-            "spec": {"pipeline": pipeline},
-        });
-        let run: PipelineRun = serde_json::from_value(object)?;
+        let pipeline = Pipeline::new(name, serde_json::from_value(pipeline.clone())?);
+        let spec = PipelineRunSpec {
+            pipeline_ref: Some(PipelineReference { name: name.to_owned() }),
+            ..PipelineRunSpec::default()
+        };
+        let run = PipelineRun::new(name, spec);
+        let pipelines: Api<Pipeline> = Api::namespaced(self.client.clone(), &namespace.name);
         let api: Api<PipelineRun> = Api::namespaced(self.client.clone(), &namespace.name);
         self.wait(async {
+            pipelines.create(&PostParams::default(), &pipeline).await?;
             api.create(&PostParams::default(), &run).await?;
             let began = Instant::now();
             while began.elapsed() < LIMIT {
