@@ -71,4 +71,4 @@ faults: ## the operator killed at every write
 	cargo test --package trainyard-e2e --test faults -- --nocapture
 
 stories: ## what users do, on the real kubelet
-	cargo test --package trainyard-e2e --test cluster --test stories -- --nocapture --test-threads=1
+	cargo test --package trainyard-e2e --test cluster --test stories --test tutorial -- --nocapture --test-threads=1

@@ -3,7 +3,8 @@
 //! * Every ```` ```yaml ```` block is applied to a real API server as a dry run; one marked `yaml fragment` is only parsed.
 //! * Every command of a ```` ```sh ```` block is run here, or [`ELSEWHERE`] says where the same is done.
 //! * Every link leads somewhere, and a link to a test names a test that exists.
-//! * The tutorial is run from its first to its last command, which needs a node: `--ignored`.
+//!
+//! The tutorial's commands are run one after the other by `tutorial.rs`, which needs a node.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
@@ -11,9 +12,11 @@
 #[expect(dead_code, reason = "shared with the tests of the API, which use all of it")]
 mod server;
 
-use std::path::{Path, PathBuf};
+mod documents;
 
-use e2e::cluster::{self, Cluster};
+use std::path::Path;
+
+use documents::{blocks, documents, shown};
 use e2e::{command, paths};
 use serde_json::Value;
 
@@ -42,60 +45,6 @@ const HERE: [&str; 8] = [
     "kubectl kustomize",
     "helm template",
 ];
-
-/// A fenced block of a document.
-struct Block {
-    /// Where it begins, for messages.
-    place: String,
-    /// What stands after the fence.
-    mark: String,
-    text: String,
-}
-
-/// README.md and the documents below docs, as paths below the repository.
-fn documents() -> Vec<PathBuf> {
-    fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                collect(&path, found);
-            } else if path.extension().is_some_and(|extension| extension == "md") {
-                found.push(path);
-            }
-        }
-    }
-    let mut found = vec![paths::repository().join("README.md")];
-    collect(&paths::repository().join("docs"), &mut found);
-    found.sort();
-    found
-}
-
-fn shown(path: &Path) -> String {
-    path.strip_prefix(paths::repository()).unwrap_or(path).display().to_string()
-}
-
-fn blocks(path: &Path) -> Vec<Block> {
-    let text = std::fs::read_to_string(path).unwrap();
-    let mut found: Vec<Block> = Vec::new();
-    let mut open = false;
-    for (line, number) in text.lines().zip(1..) {
-        match line.strip_prefix("```") {
-            Some(mark) if !open => {
-                let place = format!("{}:{number}", shown(path));
-                found.push(Block { place, mark: mark.trim().to_owned(), text: String::new() });
-                open = true;
-            }
-            Some(_) => open = false,
-            None if open => {
-                let block = found.last_mut().unwrap();
-                block.text.push_str(line);
-                block.text.push('\n');
-            }
-            None => {}
-        }
-    }
-    found
-}
 
 /// The commands of a shell block, and the texts that they are given by `<<'EOF'`.
 fn commands(text: &str) -> (Vec<String>, Vec<String>) {
@@ -251,36 +200,4 @@ fn every_link_leads_somewhere() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-/// The tutorial's commands one after the other, in a namespace of this test's own, on the cluster of the demo, which stays.
-#[test]
-#[ignore = "needs a node: cargo test --package trainyard-e2e --test docs -- --ignored"]
-fn the_tutorial_works() {
-    const NAMESPACE: &str = "tutorial";
-    let text: String = blocks(&paths::repository().join("docs/tutorial.md"))
-        .into_iter()
-        .filter(|block| block.mark == "sh" && !block.text.contains("make cluster-down"))
-        .map(|block| block.text)
-        .collect();
-    let script = text
-        .replace("-n iris ", &format!("-n {NAMESPACE} "))
-        .replace("namespace iris", &format!("namespace {NAMESPACE}"))
-        .replace("cargo run --quiet --package trainyard-e2e --", "trainyard-e2e")
-        .replace("/tmp/report.html", "/dev/null");
-    assert!(!script.contains("cluster-down"), "others use that cluster");
-    let tool = env!("CARGO_BIN_EXE_trainyard-e2e");
-    let functions =
-        format!("trainyard-e2e() {{ '{tool}' \"$@\"; }}\nmake() {{ command make \"E2E='{tool}'\" \"$@\"; }}\n");
-    if let Ok(before) = Cluster::existing(cluster::DEFAULT_NAME) {
-        // Left by a test that failed.
-        let _ = command::run(before.kubectl().args(["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait"]));
-    }
-    let mut shell = std::process::Command::new("bash");
-    shell.current_dir(paths::repository()).args(["-c", &format!("set -euxo pipefail\n{functions}{script}")]);
-    let said = command::run(&mut shell).unwrap();
-    assert!(said.contains("1 taken over"), "{said}");
-    assert!(said.trim_end().ends_with("1 1 1 1 1 1 1 1"), "{said}");
-    let cluster = Cluster::existing(cluster::DEFAULT_NAME).unwrap();
-    command::run(cluster.kubectl().args(["delete", "namespace", NAMESPACE, "--wait=false"])).unwrap();
 }
