@@ -5,7 +5,7 @@
 //! * [`build`] makes the programs: the pinned Go tools of `e2e/cluster/*/go.mod` and our own static binaries;
 //! * [`image`] turns the recipes of `deploy/images/*.toml` into OCI archives and loads them;
 //! * [`store`] runs an S3 server in the cluster or beside a test;
-//! * [`bench`] measures what the documents claim;
+//! * [`mod@bench`] measures what the documents claim;
 //! * [`faults`] crashes the operator wherever it writes, and judges what then happens.
 //!
 //! All but [`faults`] is blocking: these are start-up steps around programs, not a service.
