@@ -43,7 +43,7 @@ generate: ## what is generated from the API types: CRDs, chart, kustomize base, 
 lint: $(CARGO_DENY) ## format, lints, documentation, licences
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 	$(CARGO_DENY) --log-level error check bans licenses sources
 
 $(CARGO_DENY):

@@ -1,4 +1,4 @@
-//! The command line: raw arguments here, checked settings in [`settings`].
+//! The command line: raw arguments here, checked settings in `settings`.
 
 mod settings;
 

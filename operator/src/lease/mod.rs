@@ -4,7 +4,7 @@
 //! the leader repeats writes and loses conflicts. The lease keeps that from happening all day. Losing it ends the process, which
 //! is the only way to be sure that nothing of it goes on.
 //!
-//! [`decision`] is the rule as a pure function; here are the requests and the clock. As in client-go, another holder's lease has run
+//! `decision` is the rule as a pure function; here are the requests and the clock. As in client-go, another holder's lease has run
 //! out when *we* have seen it unchanged for its duration, so clocks of different machines are never compared. No crate was taken:
 //! the one that speaks this version of kube takes leases by server-side apply, has no renew deadline, and is ten times as long.
 

@@ -2,7 +2,7 @@
 //!
 //! [`stage_pod`] is a pure function, so the same attempt always makes the same Pod and a repeated create meets itself. What the
 //! attempt does stands in the [`StepSpec`] that travels in the Pod's environment; what is here is how it is run: how the runner comes
-//! into the user's image ([`containers`]), what is mounted ([`volumes`]), and as whom it runs ([`security`]).
+//! into the user's image (`containers`), what is mounted (`volumes`), and as whom it runs (`security`).
 
 mod containers;
 mod error;
