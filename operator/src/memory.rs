@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::ObjectRef;
 use serde_json::{Map, Value};
 use step_protocol::StepReport;
+use tokio::sync::Notify;
 use trainyard_crds::v1alpha1::PipelineRun;
 use trainyard_planner::{Attempt, AttemptState, Graph, Observed};
 
@@ -28,6 +29,8 @@ pub(crate) struct RunMemory {
     pub(crate) finished: bool,
     /// Namespace and name.
     pub(crate) object: Option<ObjectRef<PipelineRun>>,
+    /// Told when more is observed of its Pods, for whoever waits beside the queue of runs.
+    pub(crate) moved: Arc<Notify>,
     /// Pods seen in the listing that is going on.
     listed: HashSet<(String, u32)>,
 }
@@ -50,6 +53,7 @@ impl RunMemory {
             attempt.state = known.state.clone();
         }
         self.observed.insert(&stage, attempt);
+        self.moved.notify_one();
     }
 
     /// Whether it is a run of this namespace; every one is of all.
@@ -66,6 +70,7 @@ impl RunMemory {
             return false;
         }
         attempt.state = AttemptState::Ended(observe::committed(report));
+        self.moved.notify_one();
         true
     }
 }

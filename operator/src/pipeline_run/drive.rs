@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::controller::Action as Requeue;
 use kube::runtime::reflector::ObjectRef;
+use tokio::sync::Notify;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::v1alpha1::{PipelineRun, PipelineRunStatus, StagePhase, StageStatus};
 use trainyard_planner::{Action, Note, Plan, Run, plan, refused};
@@ -141,8 +142,45 @@ impl Driver<'_> {
         {
             return Ok(Round::Quiet(rest.min(until(plan.requeue_at, now))));
         }
-        self.record(object, &status, plan).await?;
+        if plan.head.phase.is_some_and(trainyard_crds::v1alpha1::RunPhase::is_terminal) {
+            self.record(object, &status, plan).await?;
+        } else {
+            self.record_and_launch(object, &run, plan).await?;
+        }
         Ok(Round::Again)
+    }
+
+    /// Writes the status that a plan leads to, and launches meanwhile what becomes ready: on a long run the API server takes tens of
+    /// milliseconds for a status, and the next stage would wait for it.
+    ///
+    /// What is launched follows from the status that is on record and from what is observed, as between two writes; an attempt after
+    /// a failed one is not among it before the failure is on record. All else waits for the next round.
+    async fn record_and_launch(&self, object: &PipelineRun, run: &Run<'_>, plan: Plan) -> Result<(), RunError> {
+        let written = Notify::new();
+        let moved = Arc::clone(&lock(self.memory).moved);
+        let record = async {
+            let result = self.record(object, run.status, plan).await;
+            written.notify_one();
+            result
+        };
+        let launch = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = written.notified() => return Ok(()),
+                    () = moved.notified() => {}
+                }
+                let now = Timestamp::now();
+                let mut next = trainyard_planner::plan(&self.frozen.graph, run, &lock(self.memory).observed, now);
+                next.actions.retain(|action| matches!(action, Action::Launch { .. }));
+                if !next.actions.is_empty() {
+                    self.act(object, run, &next, now).await?;
+                }
+            }
+        };
+        // Neither is given up for the other: a request that was sent may have been done.
+        let (recorded, launched): (_, Result<(), RunError>) = tokio::join!(record, launch);
+        recorded.and(launched)
     }
 
     /// Performs a plan's actions. Returns whether the plan still stands.
