@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::world::World;
 use super::{Error, row};
-use crate::{build, command, demo, install};
+use crate::{command, demo, install};
 
 /// The user that its requests are made as.
 pub const USER: &str = "system:serviceaccount:trainyard-system:trainyard";
@@ -27,7 +27,6 @@ impl Operator {
     /// Starts it for all namespaces and waits until it works. `kubeconfig` says how it reaches the API server.
     pub fn start(world: &World, kubeconfig: &Path) -> Result<Self, Error> {
         world.in_cluster(None)?;
-        let program = build::static_binary("trainyard-operator")?;
         let (health, report) = (free_address()?, free_address()?);
         let path = row::folder().join("operator.log");
         let log = || {
@@ -38,13 +37,13 @@ impl Operator {
         let (out, err) = log().map_err(Error::file(&path))?;
         let store = demo::default_store();
         let store = store.strip_prefix("defaultStore=").unwrap_or(&store);
-        let mut operator = Command::new(&program);
+        let mut operator = Command::new(&world.operator);
         operator.env_clear().env("KUBECONFIG", kubeconfig);
         operator.env("TRAINYARD_RUNNER_IMAGE", &world.runner).env("TRAINYARD_RUNNER_MOUNT", "Image");
         operator.env("TRAINYARD_HEALTH_LISTEN", &health).env("TRAINYARD_REPORT_LISTEN", &report);
         operator.env("TRAINYARD_REPORT_URL", format!("http://{report}")).env("TRAINYARD_DEFAULT_STORE", store);
         operator.stdin(Stdio::null()).stdout(out).stderr(err);
-        let child = operator.spawn().map_err(Error::file(&program))?;
+        let child = operator.spawn().map_err(Error::file(&world.operator))?;
         let mut operator = Self { child };
         let began = Instant::now();
         while !is_ready(&health) {

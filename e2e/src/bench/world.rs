@@ -4,6 +4,8 @@
 //! what counts; and as a process of this machine ([`super::operator`]), the very same static binary with the rights of the
 //! chart's ServiceAccount, where its own time and its requests are what counts.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -16,13 +18,13 @@ use tokio::runtime::Runtime;
 use trainyard_crds::labels;
 use trainyard_crds::v1alpha1::{Pipeline, PipelineReference, PipelineRun, PipelineRunSpec, RunPhase};
 
-use super::Error;
 use super::audit::AuditLog;
 use super::graphs::Mount;
+use super::{Error, row};
 use crate::cluster::{Cluster, Options};
 use crate::image::{self, Recipe};
 use crate::paths::Directories;
-use crate::{command, demo, install, store};
+use crate::{build, command, demo, install, store};
 
 /// More than one, as the scheduler's work grows with them; few, as that is not what is measured.
 const KWOK_NODES: u32 = 5;
@@ -56,6 +58,8 @@ pub struct World {
     pub stamp: String,
     /// The image with the runner.
     pub runner: String,
+    /// The operator of the image, as a file of ours: the tree may be built again while we measure.
+    pub operator: PathBuf,
     runtime: Runtime,
 }
 
@@ -70,9 +74,12 @@ impl World {
         let recipe = Recipe::parse(STAMP).map_err(Error::Recipe)?;
         let stamp = load(image::build_recipe(&Directories::from_env(), &recipe)?)?;
         let runner = load(image::build("step-runner")?)?;
+        let operator = row::folder().join("trainyard-operator");
+        let built = build::static_binary("trainyard-operator")?;
+        fs::create_dir_all(row::folder()).and_then(|()| fs::copy(&built, &operator)).map_err(Error::file(&operator))?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;
         let client = runtime.block_on(client(&cluster))?;
-        let world = Self { cluster, client, audit, stamp, runner, runtime };
+        let world = Self { cluster, client, audit, stamp, runner, operator, runtime };
         // What a benchmark that was interrupted has left would be garbage that is collected while we measure.
         command::run(world.cluster.kubectl().args(["delete", "namespace", "--selector", LABEL]))?;
         Ok(world)
