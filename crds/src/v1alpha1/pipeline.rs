@@ -60,11 +60,11 @@ use super::{Param, Resources, Retry, RunPhase, Stage, Store, schema};
     )
 )]
 #[x_kube(
-    validation = Rule::new("[self.stages.map(x, x.name)].all(names, self.stages.all(i, s, !has(s.dependsOn) || s.dependsOn.all(d, names.indexOf(d) != -1 && names.indexOf(d) < i)))")
+    validation = Rule::new("self.stages.all(i, s, !has(s.dependsOn) || sets.contains(self.stages.transformList(j, x, j < i, x.name), s.dependsOn))")
         .message("dependsOn may only name stages listed before the stage").field_path(".stages"),
-    validation = Rule::new("[self.stages.map(x, x.name)].all(names, self.stages.all(i, s, !has(s.after) || s.after.all(a, names.indexOf(a.stage) != -1 && names.indexOf(a.stage) < i)))")
+    validation = Rule::new("self.stages.all(i, s, !has(s.after) || sets.contains(self.stages.transformList(j, x, j < i, x.name), s.after.map(a, a.stage)))")
         .message("after may only name stages listed before the stage").field_path(".stages"),
-    validation = Rule::new("[self.stages.map(x, x.name + '.')].all(names, self.stages.all(i, s, !has(s.inputs) || s.inputs.all(a, !has(a.from) || [names.indexOf(a.from.substring(0, a.from.indexOf('.') + 1))].all(at, at != -1 && at < i))))")
+    validation = Rule::new("self.stages.all(i, s, !has(s.inputs) || sets.contains(self.stages.transformList(j, x, j < i, x.name + '.'), s.inputs.map(a, has(a.from), a.from.substring(0, a.from.indexOf('.') + 1))))")
         .message("inputs may only come from stages listed before the stage").field_path(".stages"),
     validation = Rule::new("!has(self.finally) || self.finally.all(s, !has(s.inputs) || sets.contains(self.stages.map(x, x.name + '.'), s.inputs.map(a, has(a.from), a.from.substring(0, a.from.indexOf('.') + 1))))")
         .message("inputs of a finally stage may only come from stages, not from other finally stages").field_path(".finally"),
