@@ -136,10 +136,10 @@ fn assert_alike(name: &str) -> (Recipe, String) {
 
 #[test]
 fn our_programs_are_packed_alike() {
-    for name in ["trainyard-operator", "step-runner"] {
+    for (name, profile) in [("trainyard-operator", "release"), ("step-runner", "runner")] {
         let (recipe, text) = assert_alike(name);
         let program = recipe.binaries[0].cargo.clone().unwrap();
-        assert!(text.contains(&format!("--profile runner --package {program} --bin {program} ")), "{name}");
+        assert!(text.contains(&format!("--profile {profile} --package {program} --bin {program} ")), "{name}");
         assert!(text.contains("+crt-static") && text.contains("FROM scratch\n"), "{name}");
     }
 }
