@@ -237,10 +237,11 @@ pub fn run(options: &Options) -> Result<Vec<Row>, Error> {
             (Measure::A1 | Measure::A4 | Measure::B1, None) => Err(Error::ForeignCluster),
         };
         rows.extend(progress::long_step(measure.words(), work)?);
+        rows.sort_by(|a, b| a.id.cmp(&b.id));
+        // Each time: what follows may fail, and this took minutes.
+        row::write(MACHINE, &machine.clone().after())?;
+        row::write(RESULTS, &rows)?;
     }
-    rows.sort_by(|a, b| a.id.cmp(&b.id));
-    row::write(MACHINE, &machine.after())?;
-    row::write(RESULTS, &rows)?;
     Ok(rows)
 }
 

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::Value;
@@ -206,8 +206,8 @@ impl Namespace<'_> {
 impl Drop for Namespace<'_> {
     /// Waits for its end: what is still being deleted would take from what is measured next.
     fn drop(&mut self) {
-        let _ =
-            self.world.kubectl(&["--namespace", &self.name, "delete", "pods", "--all", "--grace-period=0", "--force"]);
+        let now = DeleteParams::default().grace_period(0);
+        let _ = self.world.wait(self.pods().delete_collection(&now, &ListParams::default()));
         let _ = self.world.kubectl(&["delete", "namespace", &self.name, "--timeout=120s"]);
     }
 }
