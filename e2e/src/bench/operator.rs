@@ -37,7 +37,9 @@ impl Operator {
         let (out, err) = log().map_err(Error::file(&path))?;
         let store = demo::default_store();
         let store = store.strip_prefix("defaultStore=").unwrap_or(&store);
-        let mut operator = Command::new(&world.operator);
+        // It ends with us even when we are killed.
+        let mut operator = Command::new("/usr/bin/setpriv");
+        operator.args(["--pdeathsig", "KILL"]).arg(&world.operator);
         operator.env_clear().env("KUBECONFIG", kubeconfig);
         operator.env("TRAINYARD_RUNNER_IMAGE", &world.runner).env("TRAINYARD_RUNNER_MOUNT", "Image");
         operator.env("TRAINYARD_HEALTH_LISTEN", &health).env("TRAINYARD_REPORT_LISTEN", &report);

@@ -76,7 +76,15 @@ impl World {
         let runner = load(image::build("step-runner")?)?;
         let operator = row::folder().join("trainyard-operator");
         let built = build::static_binary("trainyard-operator")?;
-        fs::create_dir_all(row::folder()).and_then(|()| fs::copy(&built, &operator)).map_err(Error::file(&operator))?;
+        let copy = || {
+            fs::create_dir_all(row::folder())?;
+            // Not written over: it may be running.
+            match fs::remove_file(&operator) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => fs::copy(&built, &operator),
+            }
+        };
+        copy().map_err(Error::file(&operator))?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;
         let client = runtime.block_on(client(&cluster))?;
         let world = Self { cluster, client, audit, stamp, runner, operator, runtime };
