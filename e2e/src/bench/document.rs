@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::machine::Machine;
 use super::row::{self, Row};
-use super::{Error, MACHINE, RESULTS};
+use super::{Error, Kept};
 use crate::paths;
 
 const BEGIN: &str = "<!-- bench:begin -->\n";
@@ -18,17 +18,14 @@ pub fn path() -> PathBuf {
     paths::repository().join("docs/performance.md")
 }
 
-/// Writes the figures of the last benchmark into the document. Returns the figures.
+/// Writes the figures that are kept into the document. Returns the figures.
 pub fn write() -> Result<Vec<Row>, Error> {
-    let rows = row::read(&row::folder().join(RESULTS))?;
-    let file = row::folder().join(MACHINE);
-    let machine = fs::read_to_string(&file).map_err(Error::file(&file))?;
-    let machine: Machine = serde_json::from_str(&machine)?;
+    let kept = Kept::read()?;
     let path = path();
     let text = fs::read_to_string(&path).map_err(Error::file(&path))?;
-    let text = between(&text, &figures(&rows, &machine)).ok_or_else(|| Error::Marks(path.clone()))?;
+    let text = between(&text, &figures(&kept)).ok_or_else(|| Error::Marks(path.clone()))?;
     fs::write(&path, text).map_err(Error::file(&path))?;
-    Ok(rows)
+    Ok(kept.rows)
 }
 
 /// `text` with `figures` between its marks.
@@ -38,27 +35,44 @@ fn between(text: &str, figures: &str) -> Option<String> {
     Some(format!("{before}{BEGIN}{figures}{END}{after}"))
 }
 
-/// The machine as a sentence, the figures as a table.
-fn figures(rows: &[Row], machine: &Machine) -> String {
+/// Each time of measuring as a sentence, with the table of its figures.
+fn figures(kept: &Kept) -> String {
+    if kept.rows.is_empty() {
+        return "Not measured yet.\n".to_owned();
+    }
+    let mut out = String::new();
+    let mut times: Vec<&Machine> = kept.machines.values().collect();
+    times.sort_by(|a, b| a.began.cmp(&b.began));
+    times.dedup();
+    for machine in times {
+        let made = |row: &&Row| kept.machines.get(&row.id) == Some(machine);
+        out.push_str(&sentence(machine));
+        out.push_str(
+            "\n\n| # | arm | median | interval | unit | n | goal | met |\n|---|---|---:|---|---|---:|---|---|\n",
+        );
+        for row in kept.rows.iter().filter(made) {
+            let [id, arm, value, low, high, unit, n, goal, met] = row::columns(row);
+            let goal = goal.replace("<=", "≤");
+            out.push_str(&format!("| {id} | {arm} | {value} | {low} to {high} | {unit} | {n} | {goal} | {met} |\n"));
+        }
+        out.push('\n');
+    }
+    let (met, measured) = row::goals(&kept.rows);
+    out.push_str(&format!("{met} of {measured} goals met.\n"));
+    out
+}
+
+fn sentence(machine: &Machine) -> String {
     let Machine { began, commit, processor, cores, memory, kernel, load, versions, repeat, command, optimized } =
         machine;
     let versions: Vec<String> = versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
     let [before, after] = load;
     let profile = if *optimized { "" } else { " (the null engine not optimized)" };
-    let mut out = format!(
-        "`{command}`{profile} at {began}, commit {commit}, {repeat} repeats; {processor}, {cores} cores, {memory} MiB, Linux {kernel}; load \
-         average {before} before and {after} after; {}.\n\n\
-         | # | arm | median | interval | unit | n | goal | met |\n|---|---|---:|---|---|---:|---|---|\n",
+    format!(
+        "`{command}`{profile} at {began}, commit {commit}, {repeat} repeats; {processor}, {cores} cores, {memory} MiB, Linux \
+         {kernel}; load average {before} before and {after} after; {}.",
         versions.join(", "),
-    );
-    for row in rows {
-        let [id, arm, value, low, high, unit, n, goal, met] = row::columns(row);
-        let goal = goal.replace("<=", "≤");
-        out.push_str(&format!("| {id} | {arm} | {value} | {low} to {high} | {unit} | {n} | {goal} | {met} |\n"));
-    }
-    let (met, measured) = row::goals(rows);
-    out.push_str(&format!("\n{met} of {measured} goals met.\n"));
-    out
+    )
 }
 
 #[cfg(test)]
@@ -97,7 +111,9 @@ mod tests {
 
 1 of 1 goals met.
 ";
-        assert_eq!(figures(&rows, &machine), expected);
+        let kept = Kept { rows: rows.to_vec(), machines: [("a1".to_owned(), machine)].into() };
+        assert_eq!(figures(&kept), expected);
+        assert_eq!(figures(&Kept::default()), "Not measured yet.\n");
     }
 
     /// The document itself has the marks.

@@ -125,7 +125,7 @@ impl Mount {
 #[must_use]
 pub fn stamp_stage(image: &str) -> Value {
     json!({
-        "container": {"image": image, "command": ["/trainyard-stamp", "$(results.at.path)"]},
+        "container": {"image": image, "command": ["/trainyard-stamp", "/trainyard/results/at"]},
         "results": [{"name": "at", "type": "string"}],
     })
 }

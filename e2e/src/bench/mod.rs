@@ -27,6 +27,7 @@ pub mod row;
 pub mod stats;
 pub mod world;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ use world::World;
 
 /// Name of the file with the figures.
 pub const RESULTS: &str = "results.json";
-/// Name of the file that says on what they were measured.
+/// Name of the file that says on what each measure was made.
 pub const MACHINE: &str = "machine.json";
 
 /// A benchmark could not be made.
@@ -153,6 +154,14 @@ pub enum Error {
         /// The arm.
         arm: String,
     },
+    /// A file of an earlier benchmark.
+    #[error("{path} is not what a benchmark writes: {source}\nhint: remove it", path = path.display())]
+    Kept {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
     /// The document has no place for figures.
     #[error("{path} lacks the marks between which figures stand", path = .0.display())]
     Marks(PathBuf),
@@ -225,6 +234,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>, Error> {
     let chosen = |measure: &Measure| options.only.is_empty() || options.only.contains(measure);
     let measures: Vec<Measure> = Measure::ALL.into_iter().filter(chosen).collect();
     let machine = Machine::now(options.command.clone(), options.repeat);
+    let mut kept = Kept::read()?;
     let world = measures.iter().any(|measure| measure.needs_cluster()).then(|| World::up(&options.name)).transpose()?;
     let mut rows = Vec::new();
     for measure in measures {
@@ -236,13 +246,43 @@ pub fn run(options: &Options) -> Result<Vec<Row>, Error> {
             (Measure::B1, Some(world)) => b1::measure(world, options.repeat),
             (Measure::A1 | Measure::A4 | Measure::B1, None) => Err(Error::ForeignCluster),
         };
-        rows.extend(progress::long_step(measure.words(), work)?);
-        rows.sort_by(|a, b| a.id.cmp(&b.id));
+        let measured = progress::long_step(measure.words(), work)?;
         // Each time: what follows may fail, and this took minutes.
-        row::write(MACHINE, &machine.clone().after())?;
-        row::write(RESULTS, &rows)?;
+        kept.replace(&measured, &machine.clone().after());
+        kept.write()?;
+        rows.extend(measured);
     }
+    rows.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(rows)
+}
+
+/// The figures of the last time that each measure was made, and on what that was.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// The figures, by measure.
+    pub rows: Vec<Row>,
+    /// On what they were measured, by measure.
+    pub machines: BTreeMap<String, Machine>,
+}
+
+impl Kept {
+    /// From the files of the last time; nothing, where there are none.
+    pub fn read() -> Result<Self, Error> {
+        Ok(Self { rows: row::read(RESULTS)?.unwrap_or_default(), machines: row::read(MACHINE)?.unwrap_or_default() })
+    }
+
+    /// Puts new figures in the place of those of the same measures.
+    fn replace(&mut self, rows: &[Row], machine: &Machine) {
+        self.rows.retain(|old| rows.iter().all(|new| new.id != old.id));
+        self.rows.extend_from_slice(rows);
+        self.rows.sort_by(|a, b| a.id.cmp(&b.id));
+        self.machines.extend(rows.iter().map(|row| (row.id.clone(), machine.clone())));
+    }
+
+    fn write(&self) -> Result<(), Error> {
+        row::write(MACHINE, &self.machines)?;
+        row::write(RESULTS, &self.rows)
+    }
 }
 
 /// Whose turn it is: every round has every arm once, and each begins with another one.
@@ -279,6 +319,18 @@ impl Iterator for Turns {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_measure_that_is_made_again_leaves_the_others() {
+        let row = |id: &str, value: f64| Row::new(id, "x", "ms", &[value]).unwrap();
+        let machine = Machine::now("one".to_owned(), 5);
+        let mut kept = Kept::default();
+        kept.replace(&[row("f1", 1.0), row("a1", 2.0)], &machine);
+        kept.replace(&[row("a1", 3.0)], &Machine { command: "two".to_owned(), ..machine });
+        let values: Vec<_> = kept.rows.iter().map(|row| (row.id.as_str(), row.value)).collect();
+        assert_eq!(values, [("a1", 3.0), ("f1", 1.0)]);
+        assert_eq!((kept.machines["a1"].command.as_str(), kept.machines["f1"].command.as_str()), ("two", "one"));
+    }
 
     #[test]
     fn every_round_has_every_arm_and_begins_with_another() {

@@ -1,8 +1,9 @@
 //! A figure, the file of all figures, and the table of them. Pure but for reading and writing the file.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
@@ -57,18 +58,21 @@ pub fn folder() -> PathBuf {
 }
 
 /// Replaces a file of that folder.
-pub fn write(name: &str, content: &impl Serialize) -> Result<PathBuf, Error> {
+pub fn write(name: &str, content: &impl Serialize) -> Result<(), Error> {
     let path = folder().join(name);
     let mut text = serde_json::to_string_pretty(content)?;
     text.push('\n');
-    fs::create_dir_all(folder()).and_then(|()| fs::write(&path, text)).map_err(Error::file(&path))?;
-    Ok(path)
+    fs::create_dir_all(folder()).and_then(|()| fs::write(&path, text)).map_err(Error::file(path))
 }
 
-/// The figures of a file.
-pub fn read(path: &Path) -> Result<Vec<Row>, Error> {
-    let text = fs::read_to_string(path).map_err(Error::file(path))?;
-    Ok(serde_json::from_str(&text)?)
+/// What a file of that folder holds; `None` without it.
+pub fn read<T: DeserializeOwned>(name: &str) -> Result<Option<T>, Error> {
+    let path = folder().join(name);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(serde_json::from_str(&text).map_err(|source| Error::Kept { path, source })?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::file(path)(error)),
+    }
 }
 
 /// The figures as a table, and how many goals are met, as its last line.
