@@ -66,11 +66,7 @@ fn a_hostile_manifest_with_the_right_digest_is_refused() {
         let world = world();
         let manifest = world.path(&format!("{}/1/d/manifest.json", prefix("a")));
         let text = std::fs::read_to_string(&manifest).unwrap().replace("\"sub/y\"", &format!("{path:?}"));
-        std::fs::write(&manifest, &text).unwrap();
-        let commit = world.path(&paths::commit_key(&prefix("a")));
-        let mut record = world.record("a").unwrap();
-        record.outputs[0].digest = sha256(text.as_bytes());
-        std::fs::write(&commit, serde_json::to_vec(&record).unwrap()).unwrap();
+        replace_manifest(&world, &text);
         refused(reader(&world, "d"), Outcome::ArtifactCorrupt, "is not safe");
     }
 }
@@ -78,6 +74,108 @@ fn a_hostile_manifest_with_the_right_digest_is_refused() {
 fn sha256(bytes: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
     digest.as_ref().iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// A world with a stage `a` whose output `d` is 300 files of 9 bytes, of which `f7` is the last in its pack.
+fn packed() -> World {
+    let world = World::new();
+    let script = "mkdir $TRAINYARD_OUT_D; for i in $(seq 100 399); do printf 'file %04d' $i > $TRAINYARD_OUT_D/$i; done; printf 'the  last' > $TRAINYARD_OUT_D/f7";
+    world.shell("a", 1, script).outputs(&["d"]).run().ended(Outcome::Succeeded);
+    world
+}
+
+/// The path of the pack of a packed world.
+fn pack(world: &World) -> std::path::PathBuf {
+    world.path(&format!("{}/1/d/{}", prefix("a"), paths::pack_name(0)))
+}
+
+/// Another manifest, that the commit record names.
+fn replace_manifest(world: &World, text: &str) {
+    std::fs::write(world.path(&format!("{}/1/d/manifest.json", prefix("a"))), text).unwrap();
+    let mut record = world.record("a").unwrap();
+    record.outputs[0].digest = sha256(text.as_bytes());
+    std::fs::write(world.path(&paths::commit_key(&prefix("a"))), serde_json::to_vec(&record).unwrap()).unwrap();
+}
+
+#[test]
+fn a_packed_directory_is_listed_file_by_file() {
+    let world = packed();
+    let manifest = world.manifest("a", 1, "d");
+    assert_eq!((manifest.files.len(), manifest.packs.len(), manifest.packs[0].size), (301, 1, 301 * 9));
+    assert_eq!(std::fs::metadata(pack(&world)).unwrap().len(), 301 * 9);
+    let record = world.record("a").unwrap();
+    assert_eq!((record.outputs[0].files, record.outputs[0].bytes), (301, 301 * 9));
+    let last = manifest.files.last().unwrap();
+    assert_eq!((last.path.as_str(), last.packed.unwrap().offset), ("f7", 300 * 9));
+}
+
+#[test]
+fn equal_directories_have_equal_digests_also_packed() {
+    let (one, two) = (packed(), packed());
+    assert_eq!(one.record("a").unwrap().outputs, two.record("a").unwrap().outputs);
+}
+
+#[test]
+fn a_model_is_never_packed() {
+    let world = World::new();
+    let script = "mkdir $TRAINYARD_OUT_M; for i in $(seq 300); do echo $i > $TRAINYARD_OUT_M/$i; done";
+    let mut step = world.shell("a", 1, script).outputs(&["m"]);
+    step.spec.outputs[0].kind = Some("Model".into());
+    step.run().ended(Outcome::Succeeded);
+    let manifest = world.manifest("a", 1, "m");
+    assert!(manifest.packs.is_empty() && manifest.files.iter().all(|file| file.packed.is_none()));
+    assert_eq!(std::fs::read_to_string(world.path(&format!("{}/1/m/17", prefix("a")))).unwrap(), "17\n");
+}
+
+#[test]
+fn changed_bytes_in_a_pack_never_reach_user_code() {
+    let world = packed();
+    let mut bytes = std::fs::read(pack(&world)).unwrap();
+    let end = bytes.len() - 1;
+    bytes[end] ^= 1;
+    std::fs::write(pack(&world), &bytes).unwrap();
+    refused(reader(&world, "d"), Outcome::ArtifactCorrupt, "f7 in file://");
+    std::fs::write(pack(&world), &bytes[..end]).unwrap();
+    refused(reader(&world, "d"), Outcome::ArtifactCorrupt, "it has 2708 of the 2709 bytes");
+    std::fs::remove_file(pack(&world)).unwrap();
+    refused(reader(&world, "d"), Outcome::InputMissing, "pack-00000 does not exist, though its manifest lists it");
+}
+
+#[test]
+fn a_hostile_packed_manifest_with_the_right_digest_is_refused() {
+    let change = |from: &str, to: &str| {
+        let world = packed();
+        let manifest = world.path(&format!("{}/1/d/manifest.json", prefix("a")));
+        let text = std::fs::read_to_string(&manifest).unwrap();
+        assert!(text.contains(from), "{from} is not in {text}");
+        replace_manifest(&world, &text.replace(from, to));
+        world
+    };
+    for (from, to, outcome, words) in [
+        (r#""offset":2700"#, r#""offset":2701"#, Outcome::ArtifactCorrupt, "ends beyond its pack"),
+        (r#""offset":2700"#, r#""offset":18446744073709551615"#, Outcome::ArtifactCorrupt, "ends beyond its pack"),
+        (r#""offset":2700"#, r#""offset":2699"#, Outcome::ArtifactCorrupt, "overlaps"),
+        (r#"{"pack":0,"offset":2700}"#, r#"{"pack":77,"offset":2700}"#, Outcome::ArtifactCorrupt, "pack 77 of 1"),
+        (r#""path":"f7""#, r#""path":"../../f7""#, Outcome::ArtifactCorrupt, "is not safe"),
+        (r#""path":"f7""#, r#""path":"100/f7""#, Outcome::ArtifactCorrupt, "below the file"),
+        (r#""name":"%pack-00000""#, r#""name":"../../../../../secret""#, Outcome::ArtifactCorrupt, "is not safe"),
+        (r#""name":"%pack-00000""#, r#""name":"%pack-00001""#, Outcome::InputMissing, "pack-00001 does not exist"),
+        // As large as numbers go, and no byte of it is allocated.
+        (r#""size":2709}]"#, r#""size":18446744073709551615}]"#, Outcome::Succeeded, ""),
+        (
+            r#""size":9,"digest":"sha256:a"#,
+            r#""size":8,"digest":"sha256:a"#,
+            Outcome::ArtifactCorrupt,
+            "has the digest",
+        ),
+    ] {
+        let world = change(from, to);
+        if outcome == Outcome::Succeeded {
+            world.shell("b", 1, "true").input("i", stage("a", "d")).run().ended(outcome);
+        } else {
+            refused(reader(&world, "d"), outcome, words);
+        }
+    }
 }
 
 #[test]

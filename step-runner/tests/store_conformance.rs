@@ -104,6 +104,59 @@ fn a_uri_is_read_on_every_store() {
     }
 }
 
+/// 300 files of 0 to 299 bytes, one of 300 KiB between them, an executable one, and names that are hard to keep.
+const MANY: &str = r##"import os
+d = os.environ["TRAINYARD_OUT_D"]
+for i in range(300):
+    os.makedirs(f"{d}/{i % 7}", exist_ok=True)
+    open(f"{d}/{i % 7}/{i}", "wb").write(bytes([i % 251]) * i)
+for name in ["manifest.json", "%pack-00000", "COMMIT", "new\nline", "x#12", "ä🚂", "..."]:
+    open(f"{d}/{name}", "w").write(name)
+open(f"{d}/3/large", "wb").write(os.urandom(300 << 10))
+os.chmod(f"{d}/3/10", 0o700)
+"##;
+
+#[test]
+fn many_small_files_are_packed_and_come_back_by_their_names_on_every_store() {
+    for (name, world) in worlds() {
+        eprintln!("on {name}");
+        let mut first = world.command("a", 1, &["python3", "-c", MANY]).outputs(&["d"]);
+        first = first.variable("PATH", "/usr/bin:/bin:/usr/local/bin");
+        let root = first.spec.root.clone();
+        first.run().ended(Outcome::Succeeded);
+        let compare = format!(
+            "diff -r {root}/out/d $TRAINYARD_IN_D && test -x $TRAINYARD_IN_D/3/10 && test ! -x $TRAINYARD_IN_D/3/17"
+        );
+        world.shell("b", 1, &compare).input("d", stage("a", "d")).run().ended(Outcome::Succeeded);
+        // What lies in the store, by the eyes of whoever reads its objects.
+        let uri = InputSource::Uri(format!("{}/{}/1/d/", world.store.uri, common::prefix("a")));
+        let listed = world.shell("c", 1, "cd $TRAINYARD_IN_ALL; find . -type f | sort").input("all", uri);
+        let listed = listed.run().ended(Outcome::Succeeded);
+        assert_eq!(listed.stdout, "./%pack-00000\n./3/large\n./manifest.json\n");
+    }
+}
+
+#[test]
+fn a_pack_that_is_cut_is_read_again() {
+    let Some(s3) = s3() else { return };
+    let world = on_s3(&s3, &s3.endpoint);
+    let script = "mkdir $TRAINYARD_OUT_O; for i in $(seq 400); do printf %01000d $i > $TRAINYARD_OUT_O/$i; done";
+    world.shell("a", 1, script).outputs(&["o"]).run().ended(Outcome::Succeeded);
+    let (cuts, asked) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let (cut, seen) = (cuts.clone(), asked.clone());
+    let endpoint = proxy::start(&s3.endpoint, move |line, head| {
+        if !(line.starts_with("GET") && line.contains("pack-00000")) {
+            return Fault::Pass;
+        }
+        seen.lock().unwrap().extend(head.lines().find(|line| line.starts_with("range:")).map(str::to_owned));
+        if cut.fetch_add(1, Ordering::Relaxed) < 2 { Fault::Cut(1_000) } else { Fault::Pass }
+    });
+    let mut step = world.shell("b", 1, "cat $TRAINYARD_IN_O/* | wc -c").input("o", stage("a", "o"));
+    step.spec.store.s3.as_mut().unwrap().endpoint = Some(endpoint);
+    assert_eq!(step.run().ended(Outcome::Succeeded).stdout.trim(), "400000");
+    assert_eq!(*asked.lock().unwrap(), ["range: bytes=0-399999"; 3]);
+}
+
 #[test]
 fn of_four_attempts_one_wins_on_every_store() {
     for (name, world) in worlds() {

@@ -26,6 +26,8 @@ pub enum Product {
     Helm,
     /// Pushes images to a registry.
     Crane,
+    /// Copies to and from S3: what the runner is measured against.
+    S5cmd,
 }
 
 impl Product {
@@ -41,13 +43,14 @@ impl Product {
             Self::Kwok => "kwok",
             Self::Helm => "helm",
             Self::Crane => "crane",
+            Self::S5cmd => "s5cmd",
         }
     }
 
     /// The product whose module is in the folder `name`.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        const ALL: [Product; 8] = [
+        const ALL: [Product; 9] = [
             Product::Kubernetes,
             Product::Containerd,
             Product::Etcd,
@@ -56,6 +59,7 @@ impl Product {
             Product::Kwok,
             Product::Helm,
             Product::Crane,
+            Product::S5cmd,
         ];
         ALL.into_iter().find(|product| product.name() == name)
     }
@@ -71,6 +75,7 @@ impl Product {
             Self::Kwok => "sigs.k8s.io/kwok",
             Self::Helm => "helm.sh/helm/v3",
             Self::Crane => "github.com/google/go-containerregistry",
+            Self::S5cmd => "github.com/peak/s5cmd/v2",
         }
     }
 
@@ -96,6 +101,7 @@ impl Product {
             Self::Kwok => &[("/cmd/kwok", "kwok")],
             Self::Helm => &[("/cmd/helm", "helm")],
             Self::Crane => &[("/cmd/crane", "crane")],
+            Self::S5cmd => &[("", "s5cmd")],
         }
     }
 
@@ -202,7 +208,7 @@ mod tests {
 
     #[test]
     fn every_product_is_pinned() {
-        for name in ["kubernetes", "containerd", "etcd", "coredns", "versitygw", "kwok", "helm", "crane"] {
+        for name in ["kubernetes", "containerd", "etcd", "coredns", "versitygw", "kwok", "helm", "crane", "s5cmd"] {
             let product = Product::named(name).unwrap();
             assert!(product.version().unwrap().starts_with('v'), "{name}");
         }
@@ -212,6 +218,7 @@ mod tests {
     fn programs_are_named_like_go_names_them() {
         assert_eq!(default_name("go.etcd.io/etcd/server/v3"), "server");
         assert_eq!(default_name("helm.sh/helm/v3/cmd/helm"), "helm");
+        assert_eq!(default_name("github.com/peak/s5cmd/v2"), "s5cmd");
         assert_eq!(default_name("example.com/versity"), "versity");
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use step_protocol::{CommitRecord, Manifest, paths};
+use step_protocol::{CommitRecord, Manifest, Pack, Packed, paths};
 
 /// The commit record of one stage of one run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -83,13 +83,34 @@ fn check(folder: &Path, digest: &str) -> Result<()> {
     let bytes = read_file(folder.join(paths::MANIFEST))?;
     anyhow::ensure!(sha256(&bytes) == digest, "the manifest's digest is {}, not {digest}", sha256(&bytes));
     let manifest: Manifest = serde_json::from_slice(&bytes)?;
+    let packs: Vec<Vec<u8>> = manifest.packs.iter().map(|pack| read_pack(folder, pack)).collect::<Result<_>>()?;
     for file in manifest.files {
-        let bytes = read_file(folder.join(paths::object_name(&file.path)))?;
-        let (size, digest) = (u64::try_from(bytes.len())?, sha256(&bytes));
+        let whole;
+        let bytes = match file.packed {
+            None => {
+                whole = read_file(folder.join(paths::object_name(&file.path)))?;
+                whole.as_slice()
+            }
+            Some(at) => slice(&packs, at, file.size).with_context(|| format!("{} is not in its pack", file.path))?,
+        };
+        let (size, digest) = (u64::try_from(bytes.len())?, sha256(bytes));
         anyhow::ensure!(size == file.size, "{} has {size} bytes, not {}", file.path, file.size);
         anyhow::ensure!(digest == file.digest, "{} has the digest {digest}, not {}", file.path, file.digest);
     }
     Ok(())
+}
+
+fn read_pack(folder: &Path, pack: &Pack) -> Result<Vec<u8>> {
+    let bytes = read_file(folder.join(&pack.name))?;
+    let size = u64::try_from(bytes.len())?;
+    anyhow::ensure!(size == pack.size, "{} has {size} bytes, not {}", pack.name, pack.size);
+    Ok(bytes)
+}
+
+/// The bytes of a packed file.
+fn slice(packs: &[Vec<u8>], at: Packed, size: u64) -> Option<&[u8]> {
+    let begin = usize::try_from(at.offset).ok()?;
+    packs.get(at.pack)?.get(begin..begin.checked_add(usize::try_from(size).ok()?)?)
 }
 
 fn read_file(path: PathBuf) -> Result<Vec<u8>> {
@@ -106,16 +127,27 @@ mod tests {
     use super::*;
     use step_protocol::{CommittedOutput, ManifestFile};
 
+    const PREFIX: &str = "n/p/r.u/a/1/text";
+
     /// A store with one stage and one output of one file.
     fn store(content: &[u8]) -> tempfile::TempDir {
+        let file = file("text", None);
+        let manifest = Manifest { version: 1, directory: false, files: vec![file], packs: Vec::new() };
+        with(&manifest, "text", content)
+    }
+
+    fn file(path: &str, packed: Option<Packed>) -> ManifestFile {
+        ManifestFile { path: path.into(), size: 2, digest: sha256(b"a\n"), executable: false, packed }
+    }
+
+    /// A store with one stage, whose output has this manifest and one object.
+    fn with(manifest: &Manifest, object: &str, content: &[u8]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let prefix = "n/p/r.u/a/1/text";
+        let prefix = PREFIX;
         let output = folder.path().join(prefix);
         fs::create_dir_all(&output).unwrap();
-        fs::write(output.join("text"), content).unwrap();
-        let file = ManifestFile { path: "text".into(), size: 2, digest: sha256(b"a\n"), executable: false };
-        let manifest = Manifest { version: 1, directory: false, files: vec![file] };
-        let manifest = serde_json::to_vec(&manifest).unwrap();
+        fs::write(output.join(object), content).unwrap();
+        let manifest = serde_json::to_vec(manifest).unwrap();
         fs::write(output.join("manifest.json"), &manifest).unwrap();
         let output = CommittedOutput {
             name: "text".into(),
@@ -151,6 +183,20 @@ mod tests {
         let commit = only(&store(b"a\n"));
         assert_eq!((commit.stage.as_str(), commit.key.as_str(), commit.flaw), ("a", "n/p/r.u/a/COMMIT", None));
         assert!(commit.outputs["text"].starts_with("sha256:"));
+    }
+
+    #[test]
+    fn packed_files_are_looked_at_in_their_packs() {
+        let pack = Pack { name: paths::pack_name(0), size: 4 };
+        let at = |offset| Some(Packed { pack: 0, offset });
+        let files = vec![file("x", at(0)), file("y", at(2))];
+        let mut manifest = Manifest { version: 1, directory: true, files, packs: vec![pack] };
+        let flaw = |manifest: &Manifest, content: &[u8]| only(&with(manifest, &paths::pack_name(0), content)).flaw;
+        assert_eq!(flaw(&manifest, b"a\na\n"), None);
+        assert!(flaw(&manifest, b"a\nb\n").unwrap().contains("y has the digest"));
+        assert!(flaw(&manifest, b"a\na").unwrap().contains("has 3 bytes, not 4"));
+        manifest.files[1].packed = at(3);
+        assert!(flaw(&manifest, b"a\na\n").unwrap().contains("y is not in its pack"));
     }
 
     #[test]

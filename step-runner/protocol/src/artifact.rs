@@ -56,6 +56,9 @@ pub struct CommittedOutput {
 }
 
 /// The files of one output, sorted by path. Its JSON bytes are what the output's digest is taken over.
+///
+/// Most files are objects of their own, below the output's prefix at [`crate::paths::object_name`]. Many small ones are packed: they
+/// lie one after the other in a few objects that `packs` lists, and each says by `packed` where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
@@ -65,6 +68,9 @@ pub struct Manifest {
     pub directory: bool,
     /// The files.
     pub files: Vec<ManifestFile>,
+    /// The objects that hold packed files; absent where each file is an object.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packs: Vec<Pack>,
 }
 
 /// One file of an output.
@@ -80,4 +86,52 @@ pub struct ManifestFile {
     /// Whether any executable bit was set.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub executable: bool,
+    /// Where it lies in a pack; absent for a file that is an object of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
+}
+
+/// An object that holds the bytes of many files, one after the other and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pack {
+    /// Its key below the output's prefix, see [`crate::paths::pack_name`].
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Where a file lies in a pack: its bytes are those from `offset`, as many as its size says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Packed {
+    /// The place of the pack in the manifest's list, from 0.
+    pub pack: usize,
+    /// Bytes before it in the pack.
+    pub offset: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As runners wrote it that knew no packs.
+    const OLD: &str =
+        r#"{"version":1,"directory":true,"files":[{"path":"a","size":1,"digest":"sha256:00","executable":true}]}"#;
+
+    #[test]
+    fn a_manifest_without_packs_reads_and_writes_as_ever() {
+        let manifest: Manifest = serde_json::from_str(OLD).unwrap();
+        assert_eq!((manifest.packs.len(), manifest.files[0].packed), (0, None));
+        assert_eq!(serde_json::to_string(&manifest).unwrap(), OLD);
+    }
+
+    #[test]
+    fn a_packed_file_says_where() {
+        let text = r#"{"version":1,"directory":true,"files":[{"path":"a","size":1,"digest":"sha256:00","packed":{"pack":0,"offset":7}}],"packs":[{"name":"%pack-00000","size":8}]}"#;
+        let manifest: Manifest = serde_json::from_str(text).unwrap();
+        assert_eq!(manifest.files[0].packed, Some(Packed { pack: 0, offset: 7 }));
+        assert_eq!(manifest.packs, [Pack { name: crate::paths::pack_name(0), size: 8 }]);
+        assert_eq!(serde_json::to_string(&manifest).unwrap(), text);
+    }
 }

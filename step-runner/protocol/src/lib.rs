@@ -14,7 +14,7 @@ pub mod paths;
 mod report;
 mod spec;
 
-pub use artifact::{CommitRecord, CommittedOutput, Manifest, ManifestFile};
+pub use artifact::{CommitRecord, CommittedOutput, Manifest, ManifestFile, Pack, Packed};
 pub use outcome::Outcome;
 pub use report::{MESSAGE_LIMIT, OutputReport, StepReport, VALUES_LIMIT};
 pub use spec::{

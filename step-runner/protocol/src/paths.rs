@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! store   <store>/<namespace>/<pipeline>/<run>.<run UID>/<stage>/COMMIT
-//!                                                       /<attempt>/<output>/manifest.json, and the files
+//!                                                       /<attempt>/<output>/manifest.json, and the files or packs of them
 //!                                                       /<attempt>/log.txt, metrics.jsonl
 //! ```
 
@@ -87,6 +87,16 @@ pub fn attempt_prefix(stage_prefix: &str, attempt: u32) -> String {
 #[must_use]
 pub fn output_prefix(stage_prefix: &str, attempt: u32, output: &str) -> String {
     format!("{stage_prefix}/{attempt}/{output}")
+}
+
+/// The key of a pack below its output's prefix: one that no file has, as [`object_name`] writes a `%` with two digits after it.
+///
+/// ```
+/// assert_eq!(step_protocol::paths::pack_name(12), "%pack-00012");
+/// ```
+#[must_use]
+pub fn pack_name(index: usize) -> String {
+    format!("%pack-{index:05}")
 }
 
 /// The key of a file below its output's prefix: its path as it is, so that people and model servers find it.

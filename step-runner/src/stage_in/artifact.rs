@@ -1,21 +1,22 @@
 //! An output of another stage: commit record, manifest, files, each checked against the digest that the one before names.
 
-use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use step_protocol::{CommitRecord, Manifest, ManifestFile, paths};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use step_protocol::{CommitRecord, Manifest, ManifestFile, Outcome, paths};
 
+use super::contents::Contents;
 use super::place::Place;
-use super::{InputError, corrupt};
-use crate::beneath;
+use super::{InputError, corrupt, pack};
 use crate::digest;
+use crate::failure::Failure;
 use crate::store::{Expected, Store, StoreError};
 
 /// How often bytes that do not have their digest are fetched again.
 pub(super) const TRIES: u32 = 3;
-/// Files that are fetched at the same time; their bytes are bounded by the store.
-const FILES: usize = 32;
+/// Objects that are fetched at the same time; their bytes are bounded by the store.
+const OBJECTS: usize = 32;
 
 /// Fetches the output into `<directory>/<name>`.
 pub(super) async fn fetch(
@@ -38,16 +39,17 @@ pub(super) async fn fetch(
         )));
     }
     let manifest = read_manifest(store, &committed.prefix, &committed.digest).await?;
-    check(&manifest, output).map_err(|why| {
+    let Contents { directory: is_directory, files, ranges } = Contents::of(manifest, output).map_err(|why| {
         corrupt(format!("the manifest {} is not safe: {why}", store.name(&manifest_key(&committed.prefix))))
     })?;
-    let place = Place::prepare(directory, name, manifest.directory)?;
+    let place = Arc::new(Place::prepare(directory, name, is_directory)?);
     let (place, prefix) = (&place, committed.prefix.as_str());
-    stream::iter(&manifest.files)
-        .map(|file| async move { fetch_file(store, prefix, file, place, manifest.directory).await })
-        .buffer_unordered(FILES)
-        .try_collect::<()>()
-        .await?;
+    let files = stream::iter(files)
+        .map(|file| async move { fetch_file(store, prefix, &file, place, is_directory).await }.boxed())
+        .boxed();
+    let ranges = stream::iter(ranges).map(|range| pack::fetch(store, prefix, range, place).boxed()).boxed();
+    // In turns, so that neither waits for the other.
+    stream::select(files, ranges).buffer_unordered(OBJECTS).try_collect::<()>().await?;
     place.finish()?;
     Ok(())
 }
@@ -72,38 +74,8 @@ async fn read_manifest(store: &Store, prefix: &str, expected: &str) -> Result<Ma
     Err(corrupt(mismatch(&store.name(&key), expected, &found)))
 }
 
-fn mismatch(object: &str, expected: &str, found: &str) -> String {
+pub(super) fn mismatch(object: &str, expected: &str, found: &str) -> String {
     format!("{object} has the digest {found} instead of {expected} after {TRIES} tries: run the producer again")
-}
-
-/// A manifest comes from outside: every path is one below the input, and none twice or below another file.
-fn check(manifest: &Manifest, output: &str) -> Result<(), String> {
-    if manifest.version > step_protocol::VERSION {
-        return Err(format!("it has protocol version {}", manifest.version));
-    }
-    if !manifest.directory && manifest.files.len() != 1 {
-        return Err(format!("it is of a single file and lists {}", manifest.files.len()));
-    }
-    let mut seen = BTreeSet::new();
-    for file in &manifest.files {
-        beneath::check_relative(&file.path).map_err(|why| format!("the path {:?}: {why}", file.path))?;
-        if !seen.insert(file.path.as_str()) {
-            return Err(format!("the path {:?} is listed twice", file.path));
-        }
-    }
-    if !manifest.directory && !seen.contains(output) {
-        return Err(format!("its single file is not called {output:?}"));
-    }
-    for path in &seen {
-        let mut above = *path;
-        while let Some((parent, _)) = above.rsplit_once('/') {
-            if seen.contains(parent) {
-                return Err(format!("the path {path:?} is below the file {parent:?}"));
-            }
-            above = parent;
-        }
-    }
-    Ok(())
 }
 
 async fn fetch_file(
@@ -131,11 +103,7 @@ async fn fetch_file(
             }
             Err(StoreError::NotFound { object }) => {
                 place.discard(slot);
-                let message = format!("{object} does not exist, though its manifest lists it; run the producer again");
-                return Err(InputError::Other(crate::failure::Failure::new(
-                    step_protocol::Outcome::InputMissing,
-                    message,
-                )));
+                return Err(listed_but_gone(&object));
             }
             Err(error) => {
                 place.discard(slot);
@@ -147,33 +115,8 @@ async fn fetch_file(
     Err(corrupt(last))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn manifest(directory: bool, paths: &[&str]) -> Manifest {
-        let file =
-            |path: &&str| ManifestFile { path: (*path).to_owned(), size: 0, digest: String::new(), executable: false };
-        Manifest { version: 1, directory, files: paths.iter().map(file).collect() }
-    }
-
-    #[test]
-    fn hostile_manifests_are_refused() {
-        for (paths, why) in [
-            (&["../x"][..], "`..`"),
-            (&["/etc/passwd"], "absolute"),
-            (&["a//b"], "empty"),
-            (&["a", "a"], "twice"),
-            (&["a/b", "a"], "below the file"),
-            (&["a/b/c/d", "a/b"], "below the file"),
-        ] {
-            let refused = check(&manifest(true, paths), "out").unwrap_err();
-            assert!(refused.contains(why), "{paths:?}: {refused}");
-        }
-        assert!(check(&manifest(false, &["other"]), "out").is_err());
-        assert!(check(&manifest(false, &["out", "other"]), "out").is_err());
-        assert_eq!(check(&manifest(false, &["out"]), "out"), Ok(()));
-        assert_eq!(check(&manifest(true, &["a/b", "a.b", "a-b/c"]), "out"), Ok(()));
-        assert_eq!(check(&manifest(true, &[]), "out"), Ok(()));
-    }
+/// What a manifest lists is not optional.
+pub(super) fn listed_but_gone(object: &str) -> InputError {
+    let message = format!("{object} does not exist, though its manifest lists it; run the producer again");
+    InputError::Other(Failure::new(Outcome::InputMissing, message))
 }

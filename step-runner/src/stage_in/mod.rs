@@ -10,6 +10,8 @@ use crate::failure::Failure;
 use crate::store::{Opener, Store};
 
 mod artifact;
+mod contents;
+mod pack;
 mod place;
 mod record;
 mod uri;

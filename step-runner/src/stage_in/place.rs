@@ -5,7 +5,6 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
-use rustix::io::Errno;
 
 use super::InputError;
 use crate::beneath;
@@ -57,7 +56,7 @@ impl Place {
         };
         match created {
             Ok(file) => Ok((Slot(path.to_owned()), file)),
-            Err(error) => Err(self.failed(path, error)),
+            Err(error) => Err(self.failed(path, error.into())),
         }
     }
 
@@ -80,11 +79,12 @@ impl Place {
     /// Everything is there: the input gets its name.
     pub(super) fn finish(&self) -> Result<(), InputError> {
         rustix::fs::renameat(&self.root, temporary(&self.name), &self.root, &self.name)
-            .map_err(|error| self.failed("", error))
+            .map_err(|error| self.failed("", error.into()))
     }
 
-    fn failed(&self, path: &str, error: Errno) -> InputError {
-        InputError::Other(Failure::io("write", &self.path.join(path), &error.into()))
+    /// A file below the input could not be written.
+    pub(super) fn failed(&self, path: &str, error: std::io::Error) -> InputError {
+        InputError::Other(Failure::io("write", &self.path.join(path), &error))
     }
 }
 

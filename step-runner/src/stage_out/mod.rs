@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -19,15 +20,17 @@ use crate::store::{Store, StoreError};
 
 pub(crate) mod commit;
 mod metrics;
+mod pack;
 mod results;
 mod walk;
 
-use walk::Found;
+use pack::Parcel;
+use walk::{Found, FoundFile};
 
-/// Files that are sent at the same time; their bytes are bounded by the store.
-const FILES: usize = 32;
+/// Objects that are sent at the same time; their bytes are bounded by the store.
+const OBJECTS: usize = 32;
 
-/// Up to so many files are written durably one by one; more, all at once at the end.
+/// Up to so many objects are written durably one by one; more, all at once at the end.
 const FEW: usize = 64;
 
 /// What a stage made, as the commit record will say it.
@@ -38,6 +41,22 @@ pub(crate) struct Made {
     pub(crate) metrics: BTreeMap<String, Value>,
     /// Keys below the store that are garbage if another attempt wins.
     pub(crate) keys: Vec<String>,
+}
+
+/// An output that was looked through, and in what objects it is to be sent.
+struct Publishable<'a> {
+    output: &'a OutputSpec,
+    directory: bool,
+    root: Arc<OwnedFd>,
+    parcels: Vec<Parcel>,
+}
+
+/// Where files are read.
+#[derive(Clone)]
+struct Origin {
+    root: Arc<OwnedFd>,
+    /// What it is called in messages.
+    at: Arc<Path>,
 }
 
 /// Where the results of one attempt go.
@@ -60,17 +79,19 @@ impl Publisher<'_> {
     pub(crate) async fn publish(&self) -> Result<Made, Failure> {
         let mut found = Vec::new();
         for output in &self.spec.outputs {
-            found.push((output, walk::output(self.root.as_fd(), self.spec, &output.name)?));
+            let Found { directory, root, files } = walk::output(self.root.as_fd(), self.spec, &output.name)?;
+            let parcels = pack::parcels(output.kind.as_deref(), directory, files);
+            found.push(Publishable { output, directory, root: Arc::new(root), parcels });
         }
         let results = results::read(self.root.as_fd(), self.spec)?;
         let metrics = self.metrics();
         let mut made = Made { outputs: Vec::new(), results, metrics, keys: Vec::new() };
-        let files: usize = found.iter().map(|(_, found)| found.files.len()).sum();
-        let few = files <= FEW;
+        let objects: usize = found.iter().map(|found| found.parcels.len()).sum();
+        let few = objects <= FEW;
         let durable = self.store.durable();
         let store = if few { &durable } else { self.store };
-        for (output, found) in found {
-            let committed = self.send_output(store, output, found, &mut made.keys).await?;
+        for found in found {
+            let committed = self.send_output(store, found, &mut made.keys).await?;
             made.outputs.push(committed);
         }
         for name in [paths::METRICS, paths::CHECKS] {
@@ -126,46 +147,47 @@ impl Publisher<'_> {
     async fn send_output(
         &self,
         store: &Store,
-        output: &OutputSpec,
-        found: Found,
+        found: Publishable<'_>,
         keys: &mut Vec<String>,
     ) -> Result<CommittedOutput, Failure> {
+        let Publishable { output, directory, root, parcels } = found;
         let prefix = paths::output_prefix(&self.spec.prefix, self.spec.identity.attempt, &output.name);
-        let too_long =
-            |file: &&walk::FoundFile| store.is_too_long(&format!("{prefix}/{}", paths::object_name(&file.path)));
-        if let Some(file) = found.files.iter().find(too_long) {
-            let message = format!(
-                "the path {:?} of the output {:?} is longer than an object's key may be",
-                file.path, output.name
-            );
-            return Err(Failure::new(Outcome::OutputUnsafe, format!("{message}; use shorter names")));
+        for parcel in &parcels {
+            let key = format!("{prefix}/{}", parcel.name());
+            if let Parcel::File(file) = parcel
+                && store.is_too_long(&key)
+            {
+                let message = format!(
+                    "the path {:?} of the output {:?} is longer than an object's key may be",
+                    file.path, output.name
+                );
+                return Err(Failure::new(Outcome::OutputUnsafe, format!("{message}; use shorter names")));
+            }
+            keys.push(key);
         }
-        keys.extend(found.files.iter().map(|file| format!("{prefix}/{}", paths::object_name(&file.path))));
-        let (directory, found_root) = (found.directory, &found.root);
-        let at = Path::new(&self.spec.root).join(paths::OUT);
-        let (at, prefix_of) = (&at, prefix.as_str());
-        let files: Vec<ManifestFile> = stream::iter(found.files)
-            .map(|file| async move {
-                // A single file is opened by the output's name below the directory of outputs.
-                let opened = beneath::open(found_root.as_fd(), &file.path, OFlags::RDONLY, Mode::empty());
-                let path = if directory { at.join(&output.name).join(&file.path) } else { at.join(&file.path) };
-                let opened = opened.map_err(|error| Failure::io("read", &path, &error.into()))?;
-                let key = format!("{prefix_of}/{}", paths::object_name(&file.path));
-                let sent = store.send(&key, File::from(opened), file.size, self.given_up()).await;
-                let sent = sent.map_err(|error| self.failed(error))?;
-                Ok::<_, Failure>(ManifestFile {
-                    path: file.path,
-                    size: sent.size,
-                    digest: sent.digest,
-                    executable: file.executable,
-                })
+        let packs = parcels.iter().filter_map(Parcel::pack).collect();
+        // A single file is opened by the output's name below the directory of outputs.
+        let mut at = Path::new(&self.spec.root).join(paths::OUT);
+        if directory {
+            at.push(&output.name);
+        }
+        let from = Origin { root, at: at.into() };
+        let (from, prefix_of) = (&from, prefix.as_str());
+        let mut files: Vec<ManifestFile> = stream::iter(parcels)
+            .map(|parcel| async move {
+                let key = format!("{prefix_of}/{}", parcel.name());
+                match parcel {
+                    Parcel::File(file) => self.send_file(store, &key, file, from).await.map(|file| vec![file]),
+                    Parcel::Pack { index, files, size } => self.send_pack(store, &key, index, files, size, from).await,
+                }
             })
-            .buffered(FILES)
-            .try_collect()
+            .buffered(OBJECTS)
+            .try_concat()
             .await?;
+        files.sort_by(|a, b| a.path.cmp(&b.path));
         let bytes = files.iter().map(|file| file.size).sum();
         let count = files.len() as u64;
-        let manifest = Manifest { version: step_protocol::VERSION, directory, files };
+        let manifest = Manifest { version: step_protocol::VERSION, directory, files, packs };
         let json = serde_json::to_vec(&manifest).map_err(|error| {
             Failure::new(Outcome::RunnerError, format!("the manifest of {:?}: {error}", output.name))
         })?;
@@ -182,6 +204,46 @@ impl Publisher<'_> {
             bytes,
             files: count,
         })
+    }
+
+    async fn send_file(
+        &self,
+        store: &Store,
+        key: &str,
+        file: FoundFile,
+        from: &Origin,
+    ) -> Result<ManifestFile, Failure> {
+        let FoundFile { path, size, executable } = file;
+        let opened = beneath::open(from.root.as_fd(), &path, OFlags::RDONLY, Mode::empty());
+        let opened = opened.map_err(|error| Failure::io("read", &from.at.join(&path), &error.into()))?;
+        let sent = store.send(key, File::from(opened), size, self.given_up()).await;
+        let sent = sent.map_err(|error| self.failed(error))?;
+        Ok(ManifestFile { path, size: sent.size, digest: sent.digest, executable, packed: None })
+    }
+
+    async fn send_pack(
+        &self,
+        store: &Store,
+        key: &str,
+        index: usize,
+        files: Vec<FoundFile>,
+        size: u64,
+        from: &Origin,
+    ) -> Result<Vec<ManifestFile>, Failure> {
+        let Origin { root, at } = from.clone();
+        let fill = move |buffer: &mut Vec<u8>| pack::fill(root.as_fd(), index, files, &at, buffer);
+        let sending = async {
+            let (filled, bytes) = store.fill(size, fill).await?;
+            // What cannot be read is not sent.
+            let Ok(files) = filled else { return Ok(filled) };
+            store.send_filled(key, bytes).await?;
+            Ok(Ok(files))
+        };
+        let sent = tokio::select! {
+            sent = sending => sent,
+            () = self.given_up() => Err(StoreError::Stopped),
+        };
+        sent.map_err(|error| self.failed(error))?
     }
 
     /// Sends the kept log, unless `limit` ends first.

@@ -138,6 +138,36 @@ fn files_of_every_size_go_both_ways_with_one_digest() {
 }
 
 #[test]
+fn packs_go_out_whole_and_come_back_in_ranges() {
+    on_all(async |store| {
+        let part = usize::try_from(PART).unwrap();
+        for (n, size) in [0, 1, 64 * 1024, part].into_iter().enumerate() {
+            let key = format!("k/{}", paths::pack_name(n));
+            let bytes: Vec<u8> = (0..size).map(|n| (n * 31 + n / 251) as u8).collect();
+            let copy = bytes.clone();
+            let fill = move |buffer: &mut Vec<u8>| buffer.extend_from_slice(&copy);
+            let ((), filled) = store.fill(size as u64, fill).await.unwrap();
+            store.send_filled(&key, filled).await.unwrap();
+            assert_eq!(store.read(&key).await.unwrap().unwrap(), bytes);
+            for range in [0..size, 0..1, size / 3..size / 2, size.max(1) - 1..size] {
+                if range.is_empty() || range.end > size {
+                    continue;
+                }
+                let got = store.fetch_range(&key, range.start as u64..range.end as u64).await.unwrap();
+                assert!(*got == bytes[range.clone()], "{key} {range:?}");
+            }
+            for beyond in [size..size + 1, 0..size + 1, size + 5..size + 6] {
+                let error = store.fetch_range(&key, beyond.start as u64..beyond.end as u64).await.err().unwrap();
+                let named = error.to_string().contains(&key);
+                assert!(matches!(error, StoreError::Corrupt { .. }) && named, "{key} {beyond:?}: {error}");
+            }
+        }
+        let error = store.fetch_range("k/none", 0..1).await.err().unwrap();
+        assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
+    });
+}
+
+#[test]
 fn odd_names_are_their_own() {
     let names = [
         "manifest.json",

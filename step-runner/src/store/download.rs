@@ -1,12 +1,15 @@
 //! An object into a file: parts are fetched in parallel, written and hashed in order, in bounded memory.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::ops::Range;
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::{GetOptions, GetRange};
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Fetched, PART, PARTS, Store, StoreError};
+use super::{Backend, Fetched, PART, PARTS, Store, StoreError};
 use crate::digest::Hasher;
 
 /// What is known of the object before it is fetched.
@@ -61,6 +64,58 @@ impl Store {
         }
         Ok(target.hasher.finish())
     }
+}
+
+/// Bytes in memory, and their room there.
+#[derive(Default)]
+pub(crate) struct InMemory {
+    bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl std::ops::Deref for InMemory {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Store {
+    /// The bytes of a range that is not empty and no larger than a part. An object that ends before it is [`StoreError::Corrupt`].
+    pub(crate) async fn fetch_range(&self, key: &str, range: Range<u64>) -> Result<InMemory, StoreError> {
+        let path = self.path(key)?;
+        let name = self.name(key);
+        let expected = range.end - range.start;
+        let room = self.room(expected).await?;
+        let asked = match self.backend {
+            Backend::Cloud { .. } => Some(GetRange::Bounded(range.clone())),
+            // A volume gives the whole file.
+            Backend::Local { .. } => None,
+        };
+        let options = GetOptions { range: asked, ..GetOptions::default() };
+        let bytes = match self.trying(&name, || self.get(&path, options.clone())).await? {
+            Fetched::Bytes(bytes) => bytes,
+            Fetched::File(file) => read_range(file, range, &name).await?,
+        };
+        if bytes.len() as u64 != expected {
+            let detail = format!("it has {} of the {expected} bytes that are in it", bytes.len());
+            return Err(StoreError::Corrupt { object: name, detail });
+        }
+        Ok(InMemory { bytes, _room: Some(room) })
+    }
+}
+
+/// What the file has of the range.
+async fn read_range(mut file: File, range: Range<u64>, name: &str) -> Result<Bytes, StoreError> {
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(range.start))?;
+        file.take(range.end - range.start).read_to_end(&mut bytes)?;
+        Ok(Bytes::from(bytes))
+    });
+    let read = reading.await.map_err(|_| StoreError::Stopped)?;
+    read.map_err(|source: std::io::Error| StoreError::Local { object: name.to_owned(), source })
 }
 
 impl Target {

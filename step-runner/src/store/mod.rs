@@ -28,13 +28,13 @@ mod open;
 mod probe;
 mod upload;
 
-pub(crate) use download::Expected;
+pub(crate) use download::{Expected, InMemory};
 pub(crate) use error::StoreError;
 pub(crate) use http::post;
 pub(crate) use open::Opener;
 
-/// Bytes of one part of a large file.
-const PART: u64 = 8 << 20;
+/// Bytes of one part of a large file, and the most of a pack of small ones.
+pub(crate) const PART: u64 = 8 << 20;
 /// Parts in memory at once, over all files: with the rest of the process this stays below 64 MiB.
 const PARTS: usize = 4;
 /// Bytes of the longest key of S3, GCS and Azure.

@@ -26,6 +26,12 @@ pub(crate) struct Sent {
     pub(crate) digest: String,
 }
 
+/// Bytes that wait to be sent, and their room in memory.
+pub(crate) struct Filled {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
 enum Begun<R> {
     Whole(Sent),
     Parts(Box<Source<R>>, Bytes, OwnedSemaphorePermit),
@@ -124,6 +130,32 @@ impl Store {
             parts.abort().await;
         }
         outcome
+    }
+
+    /// Has `make` fill a buffer with at most a part: `size` is how much it will be. What it returns comes with the bytes.
+    pub(crate) async fn fill<T: Send + 'static>(
+        &self,
+        size: u64,
+        make: impl FnOnce(&mut Vec<u8>) -> T + Send + 'static,
+    ) -> Result<(T, Filled), StoreError> {
+        let room = self.room(size).await?;
+        let buffers = self.buffers.clone();
+        let filling = tokio::task::spawn_blocking(move || {
+            let mut buffer = buffers.take();
+            // All of these have the room of a part, or they would be allocated anew when one is lent for more.
+            buffer.reserve_exact(usize::try_from(PART).unwrap_or(usize::MAX));
+            let made = make(&mut buffer);
+            (made, buffers.lend(buffer))
+        });
+        let (made, bytes) = filling.await.map_err(|_| StoreError::Stopped)?;
+        Ok((made, Filled { bytes, _room: room }))
+    }
+
+    /// Sends a filled buffer as one object.
+    pub(crate) async fn send_filled(&self, key: &str, filled: Filled) -> Result<(), StoreError> {
+        let path = self.path(key)?;
+        let put = || self.objects().put(&path, filled.bytes.clone().into());
+        self.writing(&self.name(key), put).await.map(drop)
     }
 
     /// Waits until `bytes` more may be in memory.
