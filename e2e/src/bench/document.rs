@@ -52,7 +52,7 @@ fn figures(kept: &Kept) -> String {
         );
         for row in kept.rows.iter().filter(made) {
             let [id, arm, value, low, high, unit, n, goal, met] = row::columns(row);
-            let goal = goal.replace("<=", "≤");
+            let goal = goal.replace("<=", "≤").replace(">=", "≥");
             out.push_str(&format!("| {id} | {arm} | {value} | {low} to {high} | {unit} | {n} | {goal} | {met} |\n"));
         }
         out.push('\n');

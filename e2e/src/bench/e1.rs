@@ -5,19 +5,19 @@
 //! before anything is started.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use serde_json::Map;
-use step_protocol::{Identity, S3Spec, StepSpec, StoreSpec, Text, paths};
 use tempfile::TempDir;
 
+use super::process::Process;
 use super::row::Row;
 use super::stats::count;
+use super::step::{Place, Step};
 use super::{Error, Turns};
 use crate::build;
-use crate::store::{BUCKET, LocalVersity, REGION};
+use crate::store::LocalVersity;
 
 const ID: &str = "e1";
 /// Each repeat starts every arm so often: one start takes milliseconds.
@@ -29,20 +29,13 @@ const RSS_GOAL: f64 = 4.0;
 const SETTLED: Duration = Duration::from_millis(700);
 const SLEEP: &str = "1.5";
 
-/// A store that the runner writes to.
-struct Place {
-    words: &'static str,
-    store: StoreSpec,
-    credentials: Vec<(String, String)>,
-}
-
 /// Measures it `repeat` times.
 pub fn measure(repeat: usize) -> Result<Vec<Row>, Error> {
     let runner = build::static_binary("step-runner")?;
     let stamp = build::static_binary("trainyard-stamp")?;
     let folder = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
     let server = LocalVersity::start()?;
-    let places = [in_folder(folder.path()), on_server(&server)];
+    let places = [Place::in_folder(folder.path()), Place::on_server(&server)];
     let bench = Bench { runner: &runner, stamp: &stamp };
 
     let size = fs::metadata(&runner).map_err(Error::file(&runner))?.len();
@@ -75,24 +68,6 @@ pub fn measure(repeat: usize) -> Result<Vec<Row>, Error> {
     Ok(rows)
 }
 
-fn in_folder(folder: &Path) -> Place {
-    let uri = format!("file://{}", folder.join("store").display());
-    Place { words: "in a folder", store: StoreSpec { uri, s3: None }, credentials: Vec::new() }
-}
-
-fn on_server(server: &LocalVersity) -> Place {
-    let s3 = S3Spec { endpoint: Some(server.endpoint.clone()), region: Some(REGION.to_owned()), ..S3Spec::default() };
-    let variable = |name: &str, value: &str| (format!("{}{name}", paths::ENV_STORE_PREFIX), value.to_owned());
-    Place {
-        words: "an S3 server",
-        store: StoreSpec { uri: format!("s3://{BUCKET}"), s3: Some(s3) },
-        credentials: vec![
-            variable("AWS_ACCESS_KEY_ID", &server.access_key),
-            variable("AWS_SECRET_ACCESS_KEY", &server.secret_key),
-        ],
-    }
-}
-
 struct Bench<'a> {
     runner: &'a PathBuf,
     stamp: &'a PathBuf,
@@ -120,49 +95,28 @@ impl Bench<'_> {
         let mut child =
             command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().map_err(Error::file(self.runner))?;
         std::thread::sleep(SETTLED);
-        let file = PathBuf::from(format!("/proc/{}/status", child.id()));
-        let status = fs::read_to_string(&file).map_err(Error::file(&file));
+        let resident = Process(child.id()).resident();
         let ended = child.wait().map_err(Error::file(self.runner))?;
         if !ended.success() {
             return Err(Error::Runner(format!("it ended with {ended}")));
         }
-        resident(&status?).ok_or_else(|| Error::Runner(format!("{} has no VmRSS", file.display())))
+        resident.ok_or_else(|| Error::Runner("the kernel does not tell its VmRSS".to_owned()))
     }
 
     /// The runner with a step of its own below `root`.
     fn command(&self, root: &TempDir, place: &Place, words: &[&str]) -> Result<Command, Error> {
         // No two attempts here are of one stage: a commit record would be found.
         let uid = root.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let spec = StepSpec {
-            version: step_protocol::VERSION,
-            identity: Identity {
-                namespace: "bench".to_owned(),
-                pipeline: "exec".to_owned(),
-                run: "exec".to_owned(),
-                run_uid: uid.clone(),
-                stage: "stage".to_owned(),
-                attempt: 1,
-            },
-            root: root.path().join("trainyard").display().to_string(),
-            command: words.iter().map(|word| Text::from(*word)).collect(),
-            script: None,
-            working_dir: None,
-            env: Vec::new(),
-            params: Map::new(),
-            store: place.store.clone(),
-            prefix: paths::stage_prefix("bench", "exec", "exec", &uid, "stage"),
+        let step = Step {
+            runner: self.runner,
+            place,
+            run: &uid,
+            root: root.path().join("trainyard"),
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
             inputs: Vec::new(),
             outputs: Vec::new(),
-            results: Vec::new(),
-            metrics: Vec::new(),
-            timeout_seconds: None,
-            grace_seconds: 30,
-            report: None,
         };
-        let mut command = Command::new(self.runner);
-        command.arg("run").env_clear().envs(spec.to_env()?).envs(place.credentials.iter().cloned());
-        command.env("TRAINYARD_TERMINATION_LOG", root.path().join("report.json"));
-        Ok(command)
+        step.command()
     }
 }
 
@@ -177,23 +131,5 @@ fn timed(command: &mut Command) -> Result<f64, Error> {
     match stamp.and_then(|stamp| stamp.duration_since(began).ok()) {
         Some(took) if output.status.success() => Ok(took.as_secs_f64() * 1e3),
         _ => Err(Error::Runner(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
-    }
-}
-
-/// `VmRSS` of a process's status file, in MiB.
-fn resident(status: &str) -> Option<f64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(count(kibibytes) / 1024.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn resident_memory_is_read_in_mebibytes() {
-        assert_eq!(resident("Name:\tx\nVmHWM:\t 9999 kB\nVmRSS:\t    3072 kB\n"), Some(3.0));
-        assert_eq!(resident("Name:\tx\n"), None);
     }
 }

@@ -58,7 +58,7 @@ fn with_goal(line: Line) -> Row {
         "chain 100000" | "wide 100000" | "layered 100000" => Some(LARGE_GOAL),
         _ => None,
     };
-    let row = Row { id, arm, value, unit, n, low, high, goal: None, met: None };
+    let row = Row { id, arm, value, unit, n, low, high, goal: None, met: None, more: false };
     match goal {
         Some(goal) => row.at_most(goal),
         None => row,

@@ -5,6 +5,7 @@
 //! | [`a1`] | upstream succeeded to downstream Pod, on KWOK |
 //! | [`a4`] | requests and bytes a stage |
 //! | [`b1`] | seconds a hop on the real kubelet, and the time to the first instruction |
+//! | [`c1`] | a large file, and with c2 many small ones, against `s5cmd` |
 //! | [`e1`] | what the runner costs |
 //! | [`f1`] | the planner alone |
 //!
@@ -16,22 +17,26 @@ pub mod a1;
 pub mod a4;
 pub mod audit;
 pub mod b1;
+pub mod c1;
 pub mod document;
 pub mod e1;
+mod error;
 pub mod f1;
 pub mod graphs;
 pub mod machine;
 pub mod null_engine;
 pub mod operator;
+pub mod process;
 pub mod row;
 pub mod stats;
+pub mod step;
 pub mod world;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use crate::{build, cluster, command, image, install, progress, store};
+pub use error::Error;
+
+use crate::progress;
 use machine::Machine;
 use row::Row;
 use world::World;
@@ -40,145 +45,6 @@ use world::World;
 pub const RESULTS: &str = "results.json";
 /// Name of the file that says on what each measure was made.
 pub const MACHINE: &str = "machine.json";
-
-/// A benchmark could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The cluster is somebody else's.
-    #[error(
-        "a benchmark reads the API server's audit log, which only a cluster of ours has\nhint: unset KUBECONFIG, or set TRAINYARD_OWN_CLUSTER=1"
-    )]
-    ForeignCluster,
-    /// No cluster.
-    #[error(transparent)]
-    Cluster(#[from] cluster::Error),
-    /// No store.
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    /// No image.
-    #[error(transparent)]
-    Image(#[from] image::Error),
-    /// The recipe of the stamp's image.
-    #[error("the recipe of the stamp's image: {0}")]
-    Recipe(String),
-    /// No Trainyard.
-    #[error(transparent)]
-    Install(#[from] install::Error),
-    /// No program.
-    #[error(transparent)]
-    Build(#[from] build::Error),
-    /// A program failed.
-    #[error(transparent)]
-    Command(#[from] command::Error),
-    /// The API server, or the way to it.
-    #[error("the API server: {0}")]
-    Api(#[source] Box<kube::Error>),
-    /// The kubeconfig of the cluster.
-    #[error("the kubeconfig: {0}")]
-    Kubeconfig(#[from] kube::config::KubeconfigError),
-    /// Something is not the JSON that it should be.
-    #[error("not the JSON that it should be: {0}")]
-    Json(#[from] serde_json::Error),
-    /// No threads.
-    #[error("failed to start an asynchronous runtime: {0}")]
-    Runtime(#[source] std::io::Error),
-    /// A file.
-    #[error("failed to use {path}: {source}", path = path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// An address that cannot be listened at.
-    #[error("failed to listen at {address}: {source}")]
-    Listen {
-        /// The address.
-        address: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The operator does not work.
-    #[error("the operator did not become ready; see {log}, which ends with:\n{last}", log = log.display())]
-    Operator {
-        /// Its log.
-        log: PathBuf,
-        /// The last lines of that.
-        last: String,
-    },
-    /// The proxy that counts bytes.
-    #[error("the proxy that counts bytes: {0}")]
-    Proxy(String),
-    /// A run ended badly.
-    #[error(
-        "run {run} ended as {phase}: {message}\nhint: target/bench/operator.log, or the operator's log in the cluster"
-    )]
-    Run {
-        /// Its name.
-        run: String,
-        /// Its phase.
-        phase: &'static str,
-        /// Its message.
-        message: String,
-    },
-    /// Something does not come.
-    #[error("{what} did not come within {limit:?}\nhint: `cluster status`, and the logs that it names")]
-    Slow {
-        /// What was waited for.
-        what: String,
-        /// How long.
-        limit: Duration,
-    },
-    /// The null engine cannot go on.
-    #[error("the null engine: {0}")]
-    NullEngine(String),
-    /// The runner does not do what it should.
-    #[error("the step-runner did not run its step: {0}")]
-    Runner(String),
-    /// A request is not in the audit log.
-    #[error("the audit log does not show {0}\nhint: was it rotated away? `cluster down` and again")]
-    NotInAudit(String),
-    /// Programs that did not say when they started.
-    #[error("{found} of {expected} programs said when they had started")]
-    Stamps {
-        /// How many should have.
-        expected: usize,
-        /// How many have.
-        found: usize,
-    },
-    /// A figure of nothing.
-    #[error("{measure}: nothing was measured for {arm}\nhint: --repeat must be at least 1")]
-    NoSamples {
-        /// The measure.
-        measure: String,
-        /// The arm.
-        arm: String,
-    },
-    /// A file of an earlier benchmark.
-    #[error("{path} is not what a benchmark writes: {source}\nhint: remove it", path = path.display())]
-    Kept {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: serde_json::Error,
-    },
-    /// The document has no place for figures.
-    #[error("{path} lacks the marks between which figures stand", path = .0.display())]
-    Marks(PathBuf),
-}
-
-impl Error {
-    fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::File { path, source }
-    }
-}
-
-impl From<kube::Error> for Error {
-    fn from(error: kube::Error) -> Self {
-        Self::Api(Box::new(error))
-    }
-}
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -189,6 +55,10 @@ pub enum Measure {
     A4,
     /// Seconds a hop on the real kubelet; with b3, the time to the first instruction.
     B1,
+    /// A large file both ways, against s5cmd.
+    C1,
+    /// Many small files both ways, against s5cmd.
+    C2,
     /// What the runner costs.
     E1,
     /// The planner alone.
@@ -196,12 +66,12 @@ pub enum Measure {
 }
 
 impl Measure {
-    const ALL: [Self; 5] = [Self::F1, Self::E1, Self::A1, Self::A4, Self::B1];
+    const ALL: [Self; 7] = [Self::F1, Self::E1, Self::C1, Self::C2, Self::A1, Self::A4, Self::B1];
 
     fn needs_cluster(self) -> bool {
         match self {
             Self::A1 | Self::A4 | Self::B1 => true,
-            Self::E1 | Self::F1 => false,
+            Self::C1 | Self::C2 | Self::E1 | Self::F1 => false,
         }
     }
 
@@ -210,6 +80,8 @@ impl Measure {
             Self::A1 => "a1: hops on KWOK",
             Self::A4 => "a4: requests and bytes",
             Self::B1 => "b1: hops on the kubelet",
+            Self::C1 => "c1: a large file",
+            Self::C2 => "c2: many small files",
             Self::E1 => "e1: the runner",
             Self::F1 => "f1: the planner",
         }
@@ -239,6 +111,8 @@ pub fn run(options: &Options) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
     for measure in measures {
         let work = || match (measure, &world) {
+            (Measure::C1, _) => c1::measure(c1::Load::File, options.repeat),
+            (Measure::C2, _) => c1::measure(c1::Load::Directory, options.repeat),
             (Measure::E1, _) => e1::measure(options.repeat),
             (Measure::F1, _) => f1::measure(),
             (Measure::A1, Some(world)) => a1::measure(world, options.repeat),

@@ -31,6 +31,9 @@ pub struct Row {
     pub goal: Option<f64>,
     /// Whether it is.
     pub met: Option<bool>,
+    /// Whether the goal is what the value is to be at least.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
 }
 
 impl Row {
@@ -39,7 +42,7 @@ impl Row {
         let nothing = || Error::NoSamples { measure: id.to_owned(), arm: arm.to_owned() };
         let Summary { value, low, high, n } = stats::summary(samples).ok_or_else(nothing)?;
         let (id, arm, unit) = (id.to_owned(), arm.to_owned(), unit.to_owned());
-        Ok(Self { id, arm, value, unit, n, low, high, goal: None, met: None })
+        Ok(Self { id, arm, value, unit, n, low, high, goal: None, met: None, more: false })
     }
 
     /// With the most that the value may be.
@@ -47,6 +50,15 @@ impl Row {
     pub fn at_most(mut self, goal: f64) -> Self {
         self.goal = Some(goal);
         self.met = Some(self.value <= goal);
+        self
+    }
+
+    /// With the least that the value may be.
+    #[must_use]
+    pub fn at_least(mut self, goal: f64) -> Self {
+        self.goal = Some(goal);
+        self.met = Some(self.value >= goal);
+        self.more = true;
         self
     }
 }
@@ -114,7 +126,8 @@ pub fn goals(rows: &[Row]) -> (usize, usize) {
 /// The cells of a figure, as people read them.
 #[must_use]
 pub fn columns(row: &Row) -> [String; 9] {
-    let Row { id, arm, value, unit, n, low, high, goal, met } = row;
+    let Row { id, arm, value, unit, n, low, high, goal, met, more } = row;
+    let sign = if *more { ">=" } else { "<=" };
     [
         id.clone(),
         arm.clone(),
@@ -123,7 +136,7 @@ pub fn columns(row: &Row) -> [String; 9] {
         number(*high),
         unit.clone(),
         n.to_string(),
-        goal.map_or_else(String::new, |goal| format!("<= {}", number(goal))),
+        goal.map_or_else(String::new, |goal| format!("{sign} {}", number(goal))),
         met.map_or("", |met| if met { "yes" } else { "no" }).to_owned(),
     ]
 }
@@ -148,6 +161,7 @@ mod tests {
         vec![
             Row::new("a1", "p50", "ms", &[5.5, 5.25, 6.0, 5.0, 5.75]).unwrap().at_most(6.0),
             Row::new("a4", "chain of 100, requests a stage", "1", &[3.125]).unwrap().at_most(3.0),
+            Row::new("a2", "share", "ratio", &[0.95]).unwrap().at_least(0.9),
             Row::new("a4", "bytes a stage", "B", &[2345.6]).unwrap(),
         ]
     }
@@ -155,11 +169,12 @@ mod tests {
     #[test]
     fn the_table_ends_with_the_goals() {
         let expected = "\
-ID  ARM                             VALUE   LOW  HIGH  UNIT  N  GOAL  MET
-a1  p50                               5.5     5     6  ms    5  <= 6  yes
-a4  chain of 100, requests a stage   3.12  3.12  3.12  1     1  <= 3  no
-a4  bytes a stage                    2346  2346  2346  B     1
-bench: 1 of 2 goals met
+ID  ARM                             VALUE   LOW  HIGH  UNIT   N    GOAL  MET
+a1  p50                               5.5     5     6  ms     5    <= 6  yes
+a4  chain of 100, requests a stage   3.12  3.12  3.12  1      1    <= 3  no
+a2  share                            0.95  0.95  0.95  ratio  1  >= 0.9  yes
+a4  bytes a stage                    2346  2346  2346  B      1
+bench: 2 of 3 goals met
 ";
         assert_eq!(table(&rows()), expected);
     }
@@ -170,6 +185,8 @@ bench: 1 of 2 goals met
         let expected = serde_json::json!({"id": "a1", "arm": "p50", "value": 5.5, "unit": "ms", "n": 5, "low": 5.0, "high": 6.0, "goal": 6.0, "met": true});
         assert_eq!(json, expected);
         let json = serde_json::to_value(&rows()[2]).unwrap();
+        assert_eq!((&json["goal"], &json["met"], &json["more"]), (&0.9.into(), &true.into(), &true.into()));
+        let json = serde_json::to_value(&rows()[3]).unwrap();
         assert!(json["goal"].is_null() && json["met"].is_null());
     }
 
