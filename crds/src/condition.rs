@@ -111,23 +111,13 @@ pub enum Reason {
     Terminated,
     /// The run is suspended.
     Suspended,
-    /// A stage of the `finally` section failed.
-    FinallyFailed,
-    /// The attempt will be repeated.
-    Retrying,
-    /// Work is going on.
-    Running,
-    /// It ended well.
-    Succeeded,
-    /// A stage failed.
-    StageFailed,
     /// The operator's own fault.
     InternalError,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 37] = [
         Self::None,
         Self::Valid,
         Self::InvalidPipeline,
@@ -164,11 +154,6 @@ impl Reason {
         Self::Cancelled,
         Self::Terminated,
         Self::Suspended,
-        Self::FinallyFailed,
-        Self::Retrying,
-        Self::Running,
-        Self::Succeeded,
-        Self::StageFailed,
         Self::InternalError,
     ];
 
@@ -212,11 +197,6 @@ impl Reason {
             Self::Cancelled => "Cancelled",
             Self::Terminated => "Terminated",
             Self::Suspended => "Suspended",
-            Self::FinallyFailed => "FinallyFailed",
-            Self::Retrying => "Retrying",
-            Self::Running => "Running",
-            Self::Succeeded => "Succeeded",
-            Self::StageFailed => "StageFailed",
             Self::InternalError => "InternalError",
         }
     }

@@ -92,6 +92,16 @@ pub enum ArgumentError {
         /// What is wrong.
         source: serde_json::Error,
     },
+    /// JSON with more in it than it can have.
+    #[error("{flag}: there is no {keys}: correct or remove that, and give the JSON of {what}")]
+    UnknownKeys {
+        /// The flag.
+        flag: &'static str,
+        /// What it takes.
+        what: &'static str,
+        /// Paths of what is too much.
+        keys: String,
+    },
     /// A store that is neither a bucket nor a volume, or both.
     #[error("--default-store: exactly one of uri and volume is required, and s3 and credentials go with a uri")]
     DefaultStore,
@@ -240,9 +250,19 @@ fn parse_json<T: DeserializeOwned>(
     what: &'static str,
     json: Option<String>,
 ) -> Result<Option<T>, ArgumentError> {
-    json.filter(|json| !json.trim().is_empty())
-        .map(|json| serde_json::from_str(&json).map_err(|source| ArgumentError::Json { flag, what, source }))
-        .transpose()
+    let Some(json) = json.filter(|json| !json.trim().is_empty()) else { return Ok(None) };
+    let wrong = |source| ArgumentError::Json { flag, what, source };
+    let mut unknown = Vec::new();
+    let mut text = serde_json::Deserializer::from_str(&json);
+    let value = serde_ignored::deserialize(&mut text, |path| unknown.push(path.to_string().replace("?.", "")))
+        .map_err(wrong)?;
+    text.end().map_err(wrong)?;
+    // In an object the API server would say so; here a setting that is misspelt would be none.
+    if unknown.is_empty() {
+        Ok(Some(value))
+    } else {
+        Err(ArgumentError::UnknownKeys { flag, what, keys: unknown.join(", ") })
+    }
 }
 
 fn parse_duration(flag: &'static str, text: &str) -> Result<Duration, ArgumentError> {
