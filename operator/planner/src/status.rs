@@ -59,12 +59,15 @@ pub fn refused(
     status.completion_time.get_or_insert(Time(now));
     let accepted = prior.conditions.iter().any(|condition| condition.type_ == "Accepted" && condition.status == "True");
     let mut conditions = Conditions::new(&prior.conditions, generation, now);
-    if accepted {
+    // Each condition says something of its own: the sentence itself stands in the status, and once among them.
+    let succeeded = if accepted {
         conditions.set(ConditionType::Accepted, true, Reason::Valid.as_str(), "");
+        message
     } else {
         conditions.set(ConditionType::Accepted, false, reason.as_str(), message);
-    }
-    conditions.terminal(RunPhase::Failed, reason.as_str(), message);
+        "the run was not accepted"
+    };
+    conditions.terminal(RunPhase::Failed, reason.as_str(), succeeded, "");
     status.conditions = conditions.done();
     status
 }
@@ -146,7 +149,8 @@ pub(crate) fn head<'a>(
     let mut conditions = Conditions::new(&run.status.conditions, run.generation, now);
     conditions.set(ConditionType::Accepted, true, Reason::Valid.as_str(), "");
     if ended {
-        conditions.terminal(phase, if head.reason.is_empty() { phase.as_str() } else { &head.reason }, &head.message);
+        let reason = if head.reason.is_empty() { phase.as_str() } else { &head.reason };
+        conditions.terminal(phase, reason, &head.message, &head.stage);
     } else {
         conditions.active(phase);
     }
@@ -399,8 +403,21 @@ impl<'a> Conditions<'a> {
         self.set(ConditionType::Ready, false, word, "");
     }
 
-    fn terminal(&mut self, phase: RunPhase, reason: &str, message: &str) {
+    /// `succeeded` is what became of the run, in a sentence; `stage` the one that failed first, if one did.
+    fn terminal(&mut self, phase: RunPhase, reason: &str, succeeded: &str, stage: &str) {
+        // What kstatus tells of a run that needs a person, short enough for a line.
+        let stalled = match (phase, stage) {
+            (RunPhase::Succeeded, _) => String::new(),
+            (_, "") => format!("the run is {} ({reason})", phase.as_str()),
+            (_, stage) => format!("stage {stage} failed ({reason})"),
+        };
         for (kind, value) in terminal_conditions(phase) {
+            let (reason, message) = match kind {
+                ConditionType::Succeeded => (reason, succeeded),
+                ConditionType::Stalled => (reason, stalled.as_str()),
+                ConditionType::Ready => (reason, ""),
+                ConditionType::Accepted | ConditionType::Finished | ConditionType::Reconciling => (phase.as_str(), ""),
+            };
             self.set(kind, value, reason, message);
         }
     }

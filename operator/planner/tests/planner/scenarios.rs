@@ -1,13 +1,18 @@
 //! Runs from their first moment to their last, each a snapshot: what people see, word for word.
 
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
 use insta::assert_snapshot;
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
-use trainyard_crds::v1alpha1::{CachedFrom, RunState};
-use trainyard_planner::{Class, reuse};
+use trainyard_crds::condition::Reason;
+use trainyard_crds::v1alpha1::{CachedFrom, PipelineRunStatus, RunState};
+use trainyard_planner::{Class, refused, reuse};
 
 use crate::story::{Story, spec};
-use crate::world::{Outcome, Refusal, World};
+use crate::world::{BEGIN, Outcome, Refusal, World};
 
 const CHAIN: &str = "
 stages:
@@ -397,4 +402,28 @@ fn an_operator_that_was_away_tells_the_true_times() {
     story.world.crash();
     story.frame("an hour later the operator starts again");
     assert_snapshot!(story.text());
+}
+
+/// `kubectl describe` shows all of them, one below the other.
+#[test]
+fn conditions_do_not_repeat_each_other() {
+    let told = |status: &PipelineRunStatus| -> String {
+        let line = |it: &Condition| format!("{} {} {}: {}\n", it.type_, it.status, it.reason, it.message);
+        let messages = || status.conditions.iter().map(|it| &it.message).filter(|text| !text.is_empty());
+        assert_eq!(messages().count(), messages().collect::<BTreeSet<_>>().len(), "{:#?}", status.conditions);
+        status.conditions.iter().map(line).collect()
+    };
+    let mut text = String::new();
+    for (what, outcome) in [("succeeded", Outcome::default()), ("failed", Outcome::exits(1))] {
+        let mut story = Story::new(CHAIN).ends("train", 1, outcome);
+        story.play();
+        writeln!(text, "{what}\n{}", told(&story.world.status)).unwrap();
+    }
+    let mut story = stopped(RunState::Terminated);
+    story.play();
+    writeln!(text, "terminated\n{}", told(&story.world.status)).unwrap();
+    let message = "there is no Pipeline iris in namespace team: apply it, then create the run again";
+    let status = refused(&PipelineRunStatus::default(), 1, Reason::PipelineNotFound, message, BEGIN);
+    writeln!(text, "not accepted\n{}", told(&status)).unwrap();
+    assert_snapshot!(text);
 }
