@@ -135,6 +135,7 @@ fn attempt(index: usize, state: AttemptState) -> Attempt {
         uid: format!("uid-{index}"),
         created: begin(),
         deleting: false,
+        lost_node: None,
         state,
     }
 }

@@ -67,10 +67,7 @@ impl Pass<'_> {
             },
             None if recorded => {}
             None if self.observed.is_gone(self.node(node).name(), number) => {
-                let ended = self.verdict(node, number).unwrap_or_else(|| {
-                    let message = format!("Pod {} is gone and did not say how it ended", prior.pod);
-                    Ended::failure(Class::Infra, Reason::Disrupted.as_str(), message)
-                });
+                let ended = self.verdict(node, number).unwrap_or_else(|| self.vanished(node));
                 self.failed(node, number, &prior.pod, self.now, &ended);
             }
             None => {
@@ -86,6 +83,17 @@ impl Pass<'_> {
         let stands = prior.phase == StagePhase::Pending && prior.attempt == Some(number);
         let class = Verdict::class(&prior.reason).filter(|_| stands)?;
         Some(Ended::failure(class, prior.reason.clone(), prior.message.clone()))
+    }
+
+    /// The failure of an attempt whose Pod is gone without a word.
+    fn vanished(&self, node: usize) -> Ended {
+        let prior = self.prior(node);
+        if prior.phase == StagePhase::Running && prior.reason == Reason::NodeLost.as_str() {
+            let message = format!("the node did not answer any more, and Pod {} is gone", prior.pod);
+            return Ended::failure(Class::Infra, Reason::NodeLost.as_str(), message);
+        }
+        let message = format!("Pod {} is gone and did not say how it ended", prior.pod);
+        Ended::failure(Class::Infra, Reason::Disrupted.as_str(), message)
     }
 
     pub(crate) fn pod(&self, node: usize, attempt: u32) -> String {
@@ -130,6 +138,14 @@ impl Pass<'_> {
         }
         row.reason.clone_from(&waiting.reason);
         row.message.clone_from(&waiting.message);
+        if let Some(late) = &waiting.late {
+            let due = attempt.created.saturating_add(late.after).unwrap_or(Timestamp::MAX);
+            if due <= self.now {
+                row.message.clone_from(&late.message);
+            } else {
+                self.look_again(due);
+            }
+        }
         self.set(node, row);
     }
 
@@ -145,6 +161,14 @@ impl Pass<'_> {
         row.retry_at = None;
         row.reason = String::new();
         row.message = String::new();
+        if let Some(lost) = &attempt.lost_node {
+            Reason::NodeLost.as_str().clone_into(&mut row.reason);
+            row.message = format!(
+                "node {lost} does not answer, and another attempt begins only when Pod {pod} is gone; if the node is off for good: kubectl delete pod -n {} {pod} --force",
+                self.run.namespace,
+                pod = attempt.pod
+            );
+        }
         self.set(node, row);
     }
 
@@ -179,10 +203,11 @@ impl Pass<'_> {
         self.set(node, row);
     }
 
-    /// Start of the stage and end of its attempt. Clocks differ: no stage ends before it started.
+    /// Start of the stage and end of its attempt. Clocks differ: no stage ends before it started, and where both are told by the
+    /// node, its clock counts for both.
     fn times(&self, node: usize, created: Timestamp, ended: &Ended) -> (Timestamp, Timestamp) {
         let end = ended.end.unwrap_or(self.now);
-        let start = self.prior(node).start.as_ref().map_or(created.min(end), |time| time.0);
+        let start = self.prior(node).start.as_ref().map(|time| time.0).or(ended.start).unwrap_or(created.min(end));
         (start, end.max(start))
     }
 

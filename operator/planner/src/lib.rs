@@ -27,7 +27,7 @@ mod template;
 pub use error::SpecProblem;
 pub use graph::{Graph, Node, Section};
 pub use observed::{
-    Attempt, AttemptState, Blocked, Class, Committed, CommittedOutput, Ended, Observed, Verdict, Waiting,
+    Attempt, AttemptState, Blocked, Class, Committed, CommittedOutput, Ended, Late, Observed, Verdict, Waiting,
 };
 pub use params::{digest as params_digest, resolve as resolve_params};
 pub use reuse::reuse;

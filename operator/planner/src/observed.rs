@@ -101,6 +101,8 @@ pub struct Attempt {
     pub created: Timestamp,
     /// Whether its Pod is being deleted.
     pub deleting: bool,
+    /// The Pod's node, if that does not answer any more: what is known of the Pod is old.
+    pub lost_node: Option<String>,
     /// How far it is.
     pub state: AttemptState,
 }
@@ -125,6 +127,17 @@ pub struct Waiting {
     pub message: String,
     /// When it is hopeless, if it ever is.
     pub verdict: Option<Verdict>,
+    /// What is said instead when it takes long.
+    pub late: Option<Late>,
+}
+
+/// What is said of a Pod that has not started its program for so long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// So long after the Pod's creation.
+    pub after: SignedDuration,
+    /// What is known then, and where more is to be seen.
+    pub message: String,
 }
 
 /// When waiting has become hopeless: the Pod is stopped, and the attempt has failed for this reason.
@@ -179,6 +192,8 @@ pub struct Ended {
     pub exit_code: Option<i32>,
     /// The end of the program's output.
     pub last_lines: String,
+    /// When its program started, if known by the clock that says when it ended.
+    pub start: Option<Timestamp>,
     /// When it ended, if known.
     pub end: Option<Timestamp>,
 }
@@ -194,6 +209,7 @@ impl Ended {
             message: message.into(),
             exit_code: None,
             last_lines: String::new(),
+            start: None,
             end: None,
         }
     }

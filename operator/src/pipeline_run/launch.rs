@@ -118,6 +118,7 @@ fn hopeless(
         uid: String::new(),
         created: now,
         deleting: false,
+        lost_node: None,
         state: AttemptState::Ended(ended),
     };
     lock(memory).observed.insert(request.graph.nodes()[request.node].name(), attempt);

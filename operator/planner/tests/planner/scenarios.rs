@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::v1alpha1::{CachedFrom, PipelineRunStatus, RunState};
-use trainyard_planner::{Class, refused, reuse};
+use trainyard_planner::{Class, Ended, refused, reuse};
 
 use crate::story::{Story, spec};
 use crate::world::{BEGIN, Outcome, Refusal, World};
@@ -223,6 +223,63 @@ fn an_unschedulable_pod_stays_pending() {
     story.world.waits("train", 1, "Starting", "");
     story.frame("a node has room");
     assert_snapshot!(story.whole());
+}
+
+#[test]
+fn a_pod_that_does_not_start_says_where_to_look() {
+    let mut story = Story::new(ONE);
+    story.frame("");
+    story.world.is_late("train", 1, "its volumes are not there after 20 s");
+    story.frame("a volume is missing");
+    story.wait(10);
+    story.wait(10);
+    story.wait(3600);
+    assert_snapshot!(story.whole());
+}
+
+#[test]
+fn a_stage_on_a_lost_node_is_repeated_only_when_its_pod_is_gone() {
+    let mut story = Story::new(ONE);
+    story.frame("");
+    story.pod("train", 1);
+    story.world.lose_node("train", 1);
+    story.frame("its node does not answer");
+    story.wait(3600);
+    story.world.delete_by_force("train", 1);
+    story.frame("somebody deletes the Pod");
+    assert_snapshot!(story.whole());
+}
+
+/// The clock of the node is ten minutes ahead of the API server's, or behind it, and the stage takes 40 seconds.
+#[test]
+fn a_clock_that_is_wrong_makes_no_duration_wrong() {
+    for skew in [-600, 600] {
+        let node = |seconds: i64| BEGIN.saturating_add(SignedDuration::from_secs(skew + seconds)).unwrap();
+        let ended = Ended { start: Some(node(5)), end: Some(node(45)), ..Ended::failure(Class::User, "UserError", "") };
+        // Once seen while it ran, by the kubelet's clock, and once only at its end.
+        for seen in [true, false] {
+            let mut story = Story::new("stages: [{name: a, container: {command: [x]}}]").ends(
+                "a",
+                1,
+                Outcome::Fails(ended.clone()),
+            );
+            story.frame("");
+            let key = ("a".to_owned(), 1);
+            story.world.starts("a", 1, node(5));
+            if seen {
+                story.world.deliver(&key);
+                story.frame("it runs");
+            }
+            story.world.now = story.world.now.saturating_add(SignedDuration::from_secs(45)).unwrap();
+            story.world.progress(&key);
+            story.world.deliver(&key);
+            story.frame("it has ended");
+            let row = story.world.row("a");
+            let (start, end) = (row.start.as_ref().unwrap().0, row.end.as_ref().unwrap().0);
+            assert_eq!(end.duration_since(start), SignedDuration::from_secs(40), "skew {skew}, seen {seen}");
+            assert_eq!(story.world.status.duration, "45s", "skew {skew}, seen {seen}");
+        }
+    }
 }
 
 #[test]

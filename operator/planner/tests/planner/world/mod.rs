@@ -296,7 +296,8 @@ impl World {
                 let ended = Ended::failure(Class::Fatal, reason.as_str(), message);
                 let (pod, uid, created) = (name, String::new(), self.now);
                 let state = AttemptState::Ended(ended);
-                self.observed.insert(&stage, Attempt { number: attempt, pod, uid, created, deleting: false, state });
+                let attempt = Attempt { number: attempt, pod, uid, created, deleting: false, lost_node: None, state };
+                self.observed.insert(&stage, attempt);
                 return false;
             }
             None => {}

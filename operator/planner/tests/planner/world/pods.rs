@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use trainyard_crds::condition::Reason;
-use trainyard_planner::{Attempt, AttemptState, Class, Committed, CommittedOutput, Ended, Verdict, Waiting};
+use trainyard_planner::{Attempt, AttemptState, Class, Committed, CommittedOutput, Ended, Late, Verdict, Waiting};
 
 use super::{Key, World};
 
@@ -68,6 +68,8 @@ pub struct Pod {
     pub uid: String,
     pub created: Timestamp,
     pub deleting: bool,
+    /// Whether its node does not answer any more.
+    pub lost: bool,
     pub life: Life,
     outcome: Outcome,
 }
@@ -75,7 +77,7 @@ pub struct Pod {
 impl Pod {
     pub fn new(name: String, uid: String, created: Timestamp, outcome: Outcome) -> Self {
         let waiting = Waiting { reason: "Starting".into(), ..Waiting::default() };
-        Self { name, uid, created, deleting: false, life: Life::Pending(waiting), outcome }
+        Self { name, uid, created, deleting: false, lost: false, life: Life::Pending(waiting), outcome }
     }
 
     pub fn is_live(&self) -> bool {
@@ -99,6 +101,7 @@ impl Pod {
             uid: self.uid.clone(),
             created: self.created,
             deleting: self.deleting,
+            lost_node: self.lost.then(|| "node-7".to_owned()),
             state: match &self.life {
                 Life::Pending(waiting) => AttemptState::Pending(waiting.clone()),
                 Life::Running(since) => AttemptState::Running(*since),
@@ -120,7 +123,7 @@ fn disrupted() -> Ended {
 impl World {
     /// Whether a Pod can move by itself.
     pub fn can_move(&self, key: &Key) -> bool {
-        self.pods.get(key).is_some_and(|pod| {
+        self.pods.get(key).filter(|pod| !pod.lost).is_some_and(|pod| {
             pod.deleting
                 || match (&pod.life, &pod.outcome) {
                     (Life::Pending(waiting), Outcome::NeverStarts(verdict)) => waiting.verdict != Some(*verdict),
@@ -133,8 +136,39 @@ impl World {
     /// A Pod says why it has not started.
     pub fn waits(&mut self, stage: &str, attempt: u32, reason: &str, message: &str) {
         let key = (stage.to_owned(), attempt);
-        let waiting = Waiting { reason: reason.to_owned(), message: message.to_owned(), verdict: None };
+        let waiting = Waiting { reason: reason.to_owned(), message: message.to_owned(), ..Waiting::default() };
         self.pods.get_mut(&key).unwrap().life = Life::Pending(waiting);
+        self.deliver(&key);
+    }
+
+    /// A Pod has not started, and what is to be said of that after 20 seconds.
+    pub fn is_late(&mut self, stage: &str, attempt: u32, message: &str) {
+        let key = (stage.to_owned(), attempt);
+        let late = Late { after: SignedDuration::from_secs(20), message: message.to_owned() };
+        let waiting = Waiting { reason: "Starting".into(), late: Some(late), ..Waiting::default() };
+        self.pods.get_mut(&key).unwrap().life = Life::Pending(waiting);
+        self.deliver(&key);
+    }
+
+    /// A Pod runs, since a moment by its node's clock. The operator does not know it yet.
+    pub fn starts(&mut self, stage: &str, attempt: u32, since: Timestamp) {
+        let key = (stage.to_owned(), attempt);
+        self.pods.get_mut(&key).unwrap().life = Life::Running(since);
+        self.late.insert(key);
+    }
+
+    /// The node of a Pod stops answering; Kubernetes sets the Pod's deletion, which nobody there hears of.
+    pub fn lose_node(&mut self, stage: &str, attempt: u32) {
+        let key = (stage.to_owned(), attempt);
+        let pod = self.pods.get_mut(&key).unwrap();
+        (pod.lost, pod.deleting) = (true, true);
+        self.deliver(&key);
+    }
+
+    /// Somebody deletes a Pod by force, on a node that does not answer.
+    pub fn delete_by_force(&mut self, stage: &str, attempt: u32) {
+        let key = (stage.to_owned(), attempt);
+        self.pods.remove(&key);
         self.deliver(&key);
     }
 
@@ -231,5 +265,5 @@ fn never(verdict: Verdict) -> Waiting {
         Reason::ImagePullFailed => (Reason::ImagePull, "image python:4 cannot be pulled: ErrImagePull: not found"),
         _ => (Reason::Starting, "the container could not be started: exec format error"),
     };
-    Waiting { reason: reason.as_str().into(), message: message.into(), verdict: Some(verdict) }
+    Waiting { reason: reason.as_str().into(), message: message.into(), verdict: Some(verdict), late: None }
 }

@@ -1,0 +1,223 @@
+//! A Pod as an attempt, in the planner's words. Pure: no client.
+
+mod taken;
+mod waiting;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::runtime::reflector::ObjectRef;
+use step_protocol::{Outcome, StepReport};
+use trainyard_crds::condition::Reason;
+use trainyard_crds::labels;
+use trainyard_crds::v1alpha1::PipelineRun;
+use trainyard_planner::{Attempt, AttemptState, Class, Committed, CommittedOutput, Ended};
+
+use crate::pod::{RUNNER_CONTAINER, STAGE_CONTAINER};
+
+/// A Pod that belongs to a stage of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Observation {
+    pub(crate) run: ObjectRef<PipelineRun>,
+    pub(crate) run_uid: String,
+    pub(crate) stage: String,
+    pub(crate) spec_hash: String,
+    pub(crate) attempt: Attempt,
+}
+
+/// What a Pod says, if it is one of ours: its labels and its controller's UID agree.
+pub(crate) fn observe(pod: &Pod) -> Option<Observation> {
+    let meta = &pod.metadata;
+    let label = |key: &str| meta.labels.as_ref()?.get(key).cloned();
+    let run_uid = label(labels::RUN_UID)?;
+    let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+    if owner.uid != run_uid {
+        return None;
+    }
+    let created = meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    Some(Observation {
+        run: ObjectRef::new(&owner.name).within(meta.namespace.as_deref().unwrap_or_default()),
+        stage: label(labels::STAGE)?,
+        spec_hash: meta.annotations.as_ref().and_then(|map| map.get(labels::SPEC_HASH)).cloned().unwrap_or_default(),
+        attempt: Attempt {
+            number: label(labels::ATTEMPT)?.parse().ok()?,
+            pod: meta.name.clone()?,
+            uid: meta.uid.clone().unwrap_or_default(),
+            created,
+            deleting: meta.deletion_timestamp.is_some(),
+            lost_node: taken::lost_node(pod),
+            state: state(pod, created),
+        },
+        run_uid,
+    })
+}
+
+fn state(pod: &Pod, created: Timestamp) -> AttemptState {
+    let status = pod.status.as_ref();
+    let stage = container(status.and_then(|status| status.container_statuses.as_ref()), STAGE_CONTAINER);
+    let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+    if let Some(terminated) = stage.and_then(|status| status.state.as_ref()?.terminated.as_ref()) {
+        return AttemptState::Ended(ended(pod, terminated));
+    }
+    if phase == "Failed" || phase == "Succeeded" {
+        return AttemptState::Ended(ended_without_container(pod, phase));
+    }
+    if let Some(running) = stage.and_then(|status| status.state.as_ref()?.running.as_ref()) {
+        return AttemptState::Running(running.started_at.as_ref().map_or(created, |time| time.0));
+    }
+    AttemptState::Pending(waiting::waiting(pod, stage))
+}
+
+fn container<'a>(statuses: Option<&'a Vec<ContainerStatus>>, name: &str) -> Option<&'a ContainerStatus> {
+    statuses?.iter().find(|status| status.name == name)
+}
+
+/// How a terminated container ended. The exit code decides: only the runner's own 0 stands for a commit, and a message counts
+/// only where it says the same as the code, since user code can write a message but not the runner's exit code.
+fn ended(pod: &Pod, terminated: &ContainerStateTerminated) -> Ended {
+    let (code, kubelet_reason) = (terminated.exit_code, terminated.reason.as_deref());
+    let pod_reason = pod.status.as_ref().and_then(|status| status.reason.as_deref());
+    let message = terminated.message.as_deref();
+    let report: Option<StepReport> = message.and_then(|text| serde_json::from_str(text).ok());
+    let outcome = Outcome::from_exit_code(code);
+    let report = report.filter(|report| Some(report.outcome) == outcome);
+    let mut ended = match (outcome, report) {
+        (Some(Outcome::Succeeded), Some(report)) if report.commit.is_some() => committed(report),
+        (Some(Outcome::Succeeded), _) => Ended::failure(
+            Class::Infra,
+            Reason::NoCommit.as_str(),
+            "the Pod ended well but its report does not name a commit record; the next attempt looks for the record",
+        ),
+        (Some(outcome), report) => failure(outcome, report),
+        (None, _) if kubelet_reason == Some("OOMKilled") => Ended::failure(
+            Class::User,
+            Outcome::OOMKilled.as_str(),
+            "the container ran out of memory: raise resources.limits.memory, or use less",
+        ),
+        (None, _) if pod_reason == Some("DeadlineExceeded") => Ended::failure(
+            Class::User,
+            Outcome::Timeout.as_str(),
+            "the Pod was still there long after the stage's timeout",
+        ),
+        (None, _) => Ended::failure(
+            Class::Infra,
+            Reason::Disrupted.as_str(),
+            format!(
+                "the Pod ended without a report, exit code {code}{}",
+                kubelet_reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
+            ),
+        ),
+    };
+    if ended.committed.is_none() {
+        ended = taken::corrected(pod, ended);
+    }
+    let time = |time: &Option<Time>| time.as_ref().map(|time| time.0);
+    // Of one clock, or none.
+    if ended.start.is_none() || ended.end.is_none() {
+        (ended.start, ended.end) = (time(&terminated.started_at), time(&terminated.finished_at));
+    }
+    ended
+}
+
+/// The success that a report speaks of.
+pub(crate) fn committed(report: StepReport) -> Ended {
+    let outputs = report
+        .outputs
+        .into_iter()
+        .map(|output| CommittedOutput { name: output.name, digest: output.digest, bytes: output.bytes })
+        .collect();
+    let (start, end) = (moment(report.started.as_deref()), moment(report.finished.as_deref()));
+    Ended {
+        committed: Some(Committed {
+            winner: report.winner.unwrap_or(1),
+            outputs,
+            results: report.results,
+            metrics: report.metrics,
+        }),
+        class: Class::User,
+        reason: String::new(),
+        message: String::new(),
+        exit_code: None,
+        last_lines: String::new(),
+        start,
+        end,
+    }
+}
+
+fn failure(outcome: Outcome, report: Option<StepReport>) -> Ended {
+    let report = report.unwrap_or_else(|| StepReport::new(outcome, "the runner's report was lost"));
+    Ended {
+        committed: None,
+        class: class(outcome),
+        reason: outcome.as_str().to_owned(),
+        message: report.message,
+        exit_code: report.exit_code,
+        last_lines: report.last_lines,
+        start: moment(report.started.as_deref()),
+        end: moment(report.finished.as_deref()),
+    }
+}
+
+/// A time that the runner tells.
+fn moment(text: Option<&str>) -> Option<Timestamp> {
+    text?.parse().ok()
+}
+
+/// Whose fault an outcome is.
+const fn class(outcome: Outcome) -> Class {
+    match outcome {
+        Outcome::Succeeded
+        | Outcome::UserError
+        | Outcome::OOMKilled
+        | Outcome::Timeout
+        | Outcome::OutputMissing
+        | Outcome::OutputUnsafe
+        | Outcome::ResultInvalid
+        | Outcome::DiskFull
+        | Outcome::ArtifactCorrupt => Class::User,
+        Outcome::Disrupted | Outcome::StoreUnavailable | Outcome::RunnerError => Class::Infra,
+        Outcome::StartError
+        | Outcome::StoreAccessDenied
+        | Outcome::StoreUnsupported
+        | Outcome::InputMissing
+        | Outcome::ConfigError => Class::Fatal,
+    }
+}
+
+/// A Pod that is over without a word on its container: evicted before it started, or its status was edited.
+fn ended_without_container(pod: &Pod, phase: &str) -> Ended {
+    let status = pod.status.as_ref();
+    let text = |text: Option<&String>| text.cloned().unwrap_or_default();
+    let reason = text(status.and_then(|status| status.reason.as_ref()));
+    let message = text(status.and_then(|status| status.message.as_ref()));
+    let init = container(status.and_then(|status| status.init_container_statuses.as_ref()), RUNNER_CONTAINER);
+    let init_failed =
+        init.and_then(|status| status.state.as_ref()?.terminated.as_ref()).filter(|state| state.exit_code != 0);
+    if phase == "Succeeded" {
+        return Ended::failure(
+            Class::Infra,
+            Reason::NoCommit.as_str(),
+            "the Pod counts as succeeded but its container never ended",
+        );
+    }
+    if let Some(full) = taken::disk_full(pod) {
+        return full;
+    }
+    if reason == "DeadlineExceeded" {
+        return Ended::failure(Class::User, Outcome::Timeout.as_str(), "the Pod did not start its program in time");
+    }
+    if let Some(state) = init_failed {
+        return Ended::failure(
+            Class::Infra,
+            Reason::ContainerStartFailed.as_str(),
+            format!("the init container that brings the runner ended with exit code {}", state.exit_code),
+        );
+    }
+    let message = taken::disruption(pod).unwrap_or_else(|| {
+        format!("the Pod failed before its program started: {reason} {message}").trim_end().to_owned()
+    });
+    Ended::failure(Class::Infra, Reason::Disrupted.as_str(), message)
+}
+
+#[cfg(test)]
+mod tests;
