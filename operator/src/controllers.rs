@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures::future::join_all;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use kube::Client;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc::{self, Receiver, UnboundedSender};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use trainyard_crds::v1alpha1::{Pipeline, PipelineRun};
 
@@ -84,13 +86,23 @@ pub(crate) async fn run(parts: Parts) {
         }
     };
     tokio::select! {
-        results = join_all(controllers) => {
-            for error in results.into_iter().filter_map(Result::err) {
-                tracing::error!(error = %error, "a controller ended by itself");
-            }
-        }
+        () = ended(controllers, &shutdown) => {}
         () = forward => {}
         () = deliver(reports, &memory, &runs) => {}
+    }
+}
+
+/// Waits until all controllers have ended as asked, or one by itself: without it the process would be alive and do only a part of its
+/// work, and another process does all of it.
+async fn ended(controllers: Vec<JoinHandle<()>>, shutdown: &CancellationToken) {
+    let mut controllers: FuturesUnordered<_> = controllers.into_iter().collect();
+    while let Some(result) = controllers.next().await {
+        if let Err(error) = result {
+            tracing::error!(error = %error, "a controller ended by itself");
+        }
+        if !shutdown.is_cancelled() {
+            return;
+        }
     }
 }
 
@@ -133,5 +145,31 @@ async fn image_volumes(client: &Client) -> bool {
             tracing::debug!(error = %error, "the API server does not say its version");
             true
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_controller_that_ends_by_itself_ends_the_work() {
+        let works = || tokio::spawn(std::future::pending());
+        let panics = tokio::spawn(async { panic!("of a controller") });
+        ended(vec![works(), panics, works()], &CancellationToken::new()).await;
+        ended(vec![works(), tokio::spawn(async {})], &CancellationToken::new()).await;
+    }
+
+    #[tokio::test]
+    async fn after_the_shutdown_all_are_waited_for() {
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        let (told, hears) = tokio::sync::oneshot::channel();
+        let slow = tokio::spawn(async move {
+            tokio::task::yield_now().await;
+            told.send(()).unwrap();
+        });
+        ended(vec![tokio::spawn(async {}), slow], &shutdown).await;
+        hears.await.unwrap();
     }
 }

@@ -15,7 +15,6 @@ use kube::api::{Api, PostParams};
 use kube::{Client, Resource};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use trainyard_crds::v1alpha1::PipelineRun;
 use trainyard_crds::{labels, names};
 use trainyard_planner::{Note, NoteKind};
 
@@ -55,9 +54,9 @@ impl Events {
         Self { waiting }
     }
 
-    /// What the planner has to say of a run.
-    pub fn note(&self, run: &PipelineRun, note: Note) {
-        self.enqueue(run.object_ref(&()), note);
+    /// What there is to say of an object, mostly by the planner of a run.
+    pub fn note<K: Resource<DynamicType = ()>>(&self, object: &K, note: Note) {
+        self.enqueue(object.object_ref(&()), note);
     }
 
     /// An object of a kind such as `PipelineRun` cannot be read, so nothing is done about it.

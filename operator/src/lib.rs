@@ -36,4 +36,5 @@ pub mod pod;
 pub mod report;
 pub mod shutdown;
 mod status_patch;
+mod survive;
 pub mod telemetry;

@@ -21,6 +21,7 @@ use crate::apply::{WriteError, Writer};
 use crate::context::Context;
 use crate::health::Readiness;
 use crate::status_patch;
+use crate::survive::survive;
 
 /// A dead watch is noticed after this many seconds and a few more.
 const WATCH_SECONDS: u32 = 55;
@@ -81,8 +82,20 @@ pub(crate) async fn run(
 
 async fn reconcile(pipeline: Arc<Guarded>, context: Arc<Context>) -> Result<Action, WriteError> {
     let started = std::time::Instant::now();
-    let result = look(&pipeline, &context).await;
-    context.metrics.reconciled("pipeline", started.elapsed(), result.is_err().then_some("api"));
+    let (result, error) = match survive(look(&pipeline, &context)).await {
+        Ok(result) => {
+            let error = result.is_err().then_some("api");
+            (result, error)
+        }
+        Err(panicked) => {
+            tracing::error!(pipeline = %pipeline.name_any(), error = %panicked, "a panic");
+            if let Ok(pipeline) = &pipeline.0 {
+                context.events.note(pipeline, panicked.note());
+            }
+            (Ok(Action::requeue(AGAIN * 6)), Some("panic"))
+        }
+    };
+    context.metrics.reconciled("pipeline", started.elapsed(), error);
     result
 }
 

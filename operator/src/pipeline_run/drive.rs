@@ -96,7 +96,7 @@ async fn refuse(
     lock(memory).latest = Some(Arc::clone(&written));
     tracing::info!(reason = reason.as_str(), message, "the run cannot go on");
     let note = Note { kind: trainyard_planner::NoteKind::Warning, reason: "Failed", message: message.to_owned() };
-    context.events.note(&written, note);
+    context.events.note(&*written, note);
     finish::finish(context, memory, &written).await
 }
 
@@ -307,7 +307,7 @@ impl Driver<'_> {
         }
         for action in &plan.actions {
             if let Action::Emit(note) = action {
-                self.context.events.note(&written, note.clone());
+                self.context.events.note(&*written, note.clone());
             }
         }
         if before.phase != after.phase {

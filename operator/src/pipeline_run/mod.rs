@@ -31,13 +31,16 @@ use kube::{Api, Resource, ResourceExt};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tracing::Instrument;
+use trainyard_crds::condition::Reason;
 use trainyard_crds::labels;
-use trainyard_crds::v1alpha1::PipelineRun;
+use trainyard_crds::v1alpha1::{PipelineRun, PipelineRunStatus, RunPhase};
 
-use crate::apply::WriteError;
+use crate::apply::{WriteError, Writer};
 use crate::context::Context;
 use crate::health::Readiness;
 use crate::memory::{Memory, lock};
+use crate::status_patch;
+use crate::survive::{Panicked, survive};
 
 /// Every active run is looked at again within this time, whatever events were lost.
 const LIVENESS: Duration = Duration::from_secs(60);
@@ -50,6 +53,9 @@ pub(crate) enum RunError {
     /// A write, or a live read.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// A panic.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     /// Something that cannot be, such as a status that is not JSON.
     #[error("internal error: {0}")]
     Internal(String),
@@ -62,6 +68,7 @@ impl RunError {
             Self::Write(WriteError::Conflict(_)) => "conflict",
             Self::Write(WriteError::Gone(_)) => "gone",
             Self::Write(WriteError::Api { .. }) => "api",
+            Self::Panicked(_) => "panic",
             Self::Internal(_) => "internal",
         }
     }
@@ -211,10 +218,36 @@ async fn reconcile(run: Arc<Guarded>, context: Arc<Context>) -> Result<Action, R
     let started = std::time::Instant::now();
     let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
     let span = tracing::info_span!("run", run = %name, namespace = %namespace);
-    let result = look(&run, &context).instrument(span).await;
+    let result = match survive(look(&run, &context).instrument(span.clone())).await {
+        Ok(result) => result,
+        Err(panicked) => {
+            tell(&run, &context, &panicked).instrument(span).await;
+            Err(panicked.into())
+        }
+    };
     context.metrics.set_active_runs(context.memory.len());
     context.metrics.reconciled("pipelinerun", started.elapsed(), result.as_ref().err().map(RunError::category));
     result
+}
+
+/// Says on the run itself why it stands still. A later look that succeeds writes over it.
+async fn tell(run: &Guarded, context: &Context, panicked: &Panicked) {
+    let Ok(run) = &run.0 else { return };
+    let note = panicked.note();
+    context.events.note(run, note.clone());
+    let known = context.memory.known(&run.uid().unwrap_or_default()).and_then(|memory| lock(&memory).latest.clone());
+    let run = known.as_deref().unwrap_or(run);
+    let before = run.status.clone().unwrap_or_default();
+    let after =
+        PipelineRunStatus { reason: Reason::InternalError.as_str().into(), message: note.message, ..before.clone() };
+    if after == before || before.phase.is_some_and(RunPhase::is_terminal) {
+        return;
+    }
+    let version = run.resource_version().unwrap_or_default();
+    let Ok(patch) = status_patch::run_patch(&version, run.status.as_ref(), &after, &[]) else { return };
+    if let Err(error) = Writer::new(context.client.clone()).patch_run_status(run, patch).await {
+        tracing::debug!(error = %error, "the status does not say that the run stands still");
+    }
 }
 
 async fn look(run: &Guarded, context: &Context) -> Result<Action, RunError> {
