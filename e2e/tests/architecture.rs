@@ -145,3 +145,29 @@ fn the_core_asks_nobody_for_the_time() {
         }
     }
 }
+
+#[test]
+fn planted_mistakes_are_in_no_image() {
+    let metadata = metadata();
+    for package in metadata["packages"].as_array().unwrap() {
+        let defaults = &package["features"]["default"];
+        assert!(!defaults.to_string().contains("mutants"), "{}", package["name"]);
+    }
+    let mut files = vec![e2e::paths::repository().join("Makefile")];
+    for folder in ["deploy", "charts", "e2e/src/image", "e2e/src/build"] {
+        let mut waiting = vec![e2e::paths::repository().join(folder)];
+        while let Some(path) = waiting.pop() {
+            for entry in std::fs::read_dir(path).unwrap() {
+                let entry = entry.unwrap();
+                let kind = entry.file_type().unwrap();
+                if kind.is_dir() { waiting.push(entry.path()) } else { files.push(entry.path()) }
+            }
+        }
+    }
+    let building = |path: &std::path::PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines().any(|line| line.contains("mutants") && !line.contains("## "))
+    };
+    let found: Vec<_> = files.iter().filter(|path| building(path)).collect();
+    assert!(found.is_empty(), "{found:?}");
+}

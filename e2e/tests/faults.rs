@@ -4,69 +4,169 @@
 
 use e2e::cluster::{self, Cluster, Options};
 use e2e::faults::api::Api;
-use e2e::faults::case::Setup;
-use e2e::faults::fault::{CaseName, Fault};
-use e2e::faults::programs;
-use e2e::faults::sweep::{ENV_CASE, Learned, Report, Sweep, Verdict};
+use e2e::faults::case::{self, Setup};
+use e2e::faults::fault::CaseName;
+use e2e::faults::mutants::{self, MUTANTS};
+use e2e::faults::programs::{self, Programs};
+use e2e::faults::selection::{self, Random, Size};
+use e2e::faults::sweep::{ENV_CASE, Learned, Report, Sweep, Verdict, shown};
 use e2e::faults::workload::Workload;
+use e2e::store::LocalVersity;
 use e2e::{command, paths, progress};
+use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 
 /// The cluster of the sweep. It stays after a failure, and after a single case.
 const CLUSTER: &str = "faults";
+/// How large the sweep is: `sample`, `gate` or `full`.
+const ENV_SIZE: &str = "TRAINYARD_FAULTS_SIZE";
+/// What the choice of cases is made from.
+const ENV_SEED: &str = "TRAINYARD_FAULTS_SEED";
+/// So often it is said how far it is.
+const TOLD: Duration = Duration::from_secs(30);
 
-/// kill -9 at every write: before it is done, after it is done, after the answer.
+/// Every fault of the chosen cases: nothing is lost and nothing counts twice. And every planted mistake is found.
 #[test]
-fn class_a() {
-    sweep("class_a", &Fault::CRASHES);
-}
-
-/// Runs all cases of all workloads, or the one that the environment names.
-fn sweep(test: &str, faults: &[Fault]) {
-    let only = std::env::var(ENV_CASE).ok().map(|text| text.parse::<CaseName>().unwrap());
+fn sweep() {
+    let size = env::var(ENV_SIZE).map_or(Size::SAMPLE, |name| Size::named(&name).unwrap());
+    let seed = env::var(ENV_SEED).map_or(1, |text| text.parse().unwrap());
+    let only = env::var(ENV_CASE).ok().map(|text| text.parse::<CaseName>().unwrap());
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
     let setup = set_up(&folder);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let told = |verdict: &Verdict| tell(test, verdict, &folder);
-    let mut report = Report::default();
-    for workload in Workload::all() {
-        if only.as_ref().is_some_and(|case| case.workload != workload.name) {
-            continue;
-        }
-        let together = 2 * std::thread::available_parallelism().map_or(1, usize::from);
-        let sweep = Arc::new(Sweep::new(setup.clone(), workload, together));
-        report.extend(runtime.block_on(async {
-            let learned = learn(&sweep, only.is_some()).await;
-            let Some(case) = &only else { return Arc::clone(&sweep).run(&learned, faults, told).await.unwrap() };
-            let verdict = sweep.case(case, &learned.summary, true).await.unwrap();
-            told(&verdict);
-            progress::line(&format!("faults: its history is in {}", folder.display()));
-            Report { took: verdict.took, verdicts: vec![verdict] }
-        }));
+    if let Some(case) = only {
+        return again(&runtime, setup, &case, &folder);
     }
+    let sweep = Arc::new(Sweep::new(setup.clone(), together()));
+    let known = learn(&runtime, &sweep);
+    let all: Vec<CaseName> = known.iter().flat_map(|(workload, learned)| selection::all(workload, learned)).collect();
+    let mut cases = selection::choose(&all, size.cases, &mut Random::new(seed));
+    let wanted = size.sequences.max((size.cases + size.sequences).saturating_sub(cases.len()));
+    cases.extend((seed * 1_000_000..).filter_map(|seed| selection::sequence(seed, &known)).take(wanted));
+    progress::line(&format!(
+        "faults: {} of {} cases and {wanted} sequences, seed {seed}",
+        cases.len() - wanted,
+        all.len()
+    ));
+    let report = run(&runtime, &sweep, &known, &cases, &folder);
     for line in report.lines() {
         progress::line(&line);
     }
+    let caught = plant(&runtime, &setup, &known, &all, seed);
+    let violations = report.violations();
+    progress::line(&format!(
+        "faults: {} cases, {violations} violations, {caught} of {} mutants caught",
+        report.verdicts.len(),
+        MUTANTS.len()
+    ));
     assert_eq!(report.failures().count(), 0, "cases with violations; each is told above");
-    if only.is_none() {
-        cluster::down(CLUSTER, true).unwrap();
-    }
+    assert_eq!(caught, MUTANTS.len(), "mutants that nothing caught; each is told above");
+    cluster::down(CLUSTER, true).unwrap();
 }
 
-/// The run without a fault, and what it showed; with every write if `all` of it is wanted.
-async fn learn(sweep: &Sweep, all: bool) -> Learned {
-    let learned = sweep.learn().await.unwrap();
-    let (name, seconds) = (sweep.workload().name, learned.took.as_secs_f64());
-    progress::line(&format!("faults: {name} has {} writes without a fault ({seconds:.1} s)", learned.writes));
-    for (number, write) in (1..).zip(&learned.list).filter(|_| all) {
-        progress::line(&format!("faults: write {number} is {write}"));
+fn together() -> usize {
+    3 * std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Every workload without a fault.
+fn learn(runtime: &Runtime, sweep: &Sweep) -> Vec<(Workload, Learned)> {
+    let mut known = Vec::new();
+    for workload in Workload::all() {
+        let learned = runtime.block_on(sweep.learn(&workload)).unwrap();
+        let case::Places { writes, events, pods, store, reports } = learned.places;
+        progress::line(&format!(
+            "faults: {} has {writes} writes, {events} events, {pods} Pods, {store} store requests, {reports} reports ({:.1} s)",
+            workload.name,
+            learned.took.as_secs_f64()
+        ));
+        known.push((workload, learned));
     }
-    learned
+    known
+}
+
+fn run(
+    runtime: &Runtime,
+    sweep: &Arc<Sweep>,
+    known: &[(Workload, Learned)],
+    cases: &[CaseName],
+    folder: &Path,
+) -> Report {
+    let (mut done, mut said) = (0, Instant::now());
+    let told = |verdict: &Verdict| {
+        tell(verdict, folder);
+        done += 1;
+        if said.elapsed() > TOLD {
+            said = Instant::now();
+            progress::line(&format!("faults: {done} of {} cases done", cases.len()));
+        }
+        false
+    };
+    runtime.block_on(Arc::clone(sweep).run(known, cases, told)).unwrap()
+}
+
+/// Plants every mutant, and looks whether a case catches it. Returns how many were caught.
+fn plant(runtime: &Runtime, setup: &Setup, known: &[(Workload, Learned)], all: &[CaseName], seed: u64) -> usize {
+    let folder = setup.folder.join("mutants");
+    std::fs::create_dir_all(&folder).unwrap();
+    let Programs { operator, runner } = programs::with_mutants(&folder).unwrap();
+    let mut caught = 0;
+    for mutant in MUTANTS {
+        let setup = Setup {
+            operator: operator.clone(),
+            runner: runner.clone(),
+            folder: folder.clone(),
+            mutant: Some(mutant.name),
+            ..setup.clone()
+        };
+        let sweep = Arc::new(Sweep::new(setup, together()));
+        let cases = mutants::cases(mutant, all, &mut Random::new(seed));
+        let mut by = None;
+        let told = |verdict: &Verdict| {
+            by = verdict.violations.first().map(|violation| format!("{} ({violation})", verdict.name));
+            by.is_some()
+        };
+        let report = runtime.block_on(sweep.run(known, &cases, told)).unwrap();
+        match by {
+            Some(case) => {
+                caught += 1;
+                progress::line(&format!("faults: mutant {} caught by {case}", mutant.name));
+            }
+            None => progress::line(&format!(
+                "faults: mutant {} ({}) not caught by {} cases",
+                mutant.name,
+                mutant.what,
+                report.verdicts.len()
+            )),
+        }
+    }
+    caught
+}
+
+/// One case, with its history.
+fn again(runtime: &Runtime, setup: Setup, case: &CaseName, folder: &Path) {
+    let workload = Workload::named(&case.workload).unwrap();
+    let sweep = Sweep::new(setup, 1);
+    let learned = runtime.block_on(sweep.learn(&workload)).unwrap();
+    for (number, (method, path)) in (1..).zip(&learned.list) {
+        progress::line(&format!("faults: write {number} is {}", shown(method, path)));
+    }
+    let verdict = runtime.block_on(sweep.case(&workload, case, &learned.summary, true)).unwrap();
+    tell(&verdict, folder);
+    progress::line(&format!(
+        "faults: {case}: {} faults took place; its history is in {}",
+        verdict.struck,
+        folder.display()
+    ));
+    assert_eq!(verdict.violations, [], "{case}");
 }
 
 /// A failing case, with the line that runs it again.
-fn tell(test: &str, verdict: &Verdict, folder: &Path) {
+fn tell(verdict: &Verdict, folder: &Path) {
     if verdict.violations.is_empty() {
         return;
     }
@@ -75,14 +175,12 @@ fn tell(test: &str, verdict: &Verdict, folder: &Path) {
     for violation in &verdict.violations {
         progress::line(&format!("  {violation}"));
     }
-    progress::line(&format!("  again: {ENV_CASE}={name} cargo test -p trainyard-e2e --test faults -- --exact {test}"));
+    progress::line(&format!("  again: {ENV_CASE}={name} cargo test -p trainyard-e2e --test faults"));
     progress::line(&format!("  its logs and its history: {}", folder.display()));
 }
 
-/// An API server with our kinds, and the programs.
+/// An API server with our kinds, an S3 server, and the programs.
 fn set_up(folder: &Path) -> Setup {
-    let _ = std::fs::remove_dir_all(folder);
-    std::fs::create_dir_all(folder).unwrap();
     let programs = programs::build(folder).unwrap();
     let cluster = Cluster::up(Options::control_plane(CLUSTER)).unwrap();
     let kinds: PathBuf = paths::repository().join("crds/yaml");
@@ -90,5 +188,6 @@ fn set_up(folder: &Path) -> Setup {
     command::run(cluster.kubectl().args(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]))
         .unwrap();
     let api = Api::from_kubeconfig(cluster.kubeconfig()).unwrap();
-    Setup { api, operator: programs.operator, runner: programs.runner, folder: folder.to_owned() }
+    let store = Arc::new(LocalVersity::start().unwrap());
+    Setup { api, store, operator: programs.operator, runner: programs.runner, folder: folder.to_owned(), mutant: None }
 }

@@ -4,13 +4,15 @@ use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, PatchOperation};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, Request};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde_json::{Value, json};
 use trainyard_crds::labels;
 use trainyard_crds::v1alpha1::{Pipeline, PipelineRun};
+
+use crate::mutant;
 
 /// A write that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +71,12 @@ impl Writer {
         let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
         let parameters = PostParams { field_manager: Some(labels::MANAGER.into()), ..PostParams::default() };
+        let generated = mutant::is("generate-name").then(|| {
+            let mut pod = pod.clone();
+            pod.metadata.generate_name = pod.metadata.name.take().map(|name| name + "-");
+            pod
+        });
+        let pod = generated.as_ref().unwrap_or(pod);
         let error = match api.create(&parameters, pod).await {
             Ok(created) => return Ok(Created::New(Box::new(created))),
             Err(error) => error,
@@ -77,9 +85,11 @@ impl Writer {
             return Err(WriteError::api("create", format!("Pod {namespace}/{name}"), error));
         };
         match status.code {
+            409 if mutant::is("ignore-409") => Ok(Created::New(Box::new(pod.clone()))),
             409 if status.reason == "AlreadyExists" => match api.get_opt(&name).await {
                 Ok(Some(existing)) => Ok(Created::Existing(Box::new(existing))),
-                Ok(None) => Err(WriteError::Gone(format!("Pod {namespace}/{name}"))),
+                // It went in between: the next look creates it, or finds out what became of it.
+                Ok(None) => Err(WriteError::Conflict(format!("Pod {namespace}/{name}"))),
                 Err(error) => Err(WriteError::api("get", format!("Pod {namespace}/{name}"), error)),
             },
             403 if status.message.contains("exceeded quota") => Ok(Created::Quota(status.message.clone())),
@@ -102,10 +112,17 @@ impl Writer {
     pub(crate) async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), WriteError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let precondition = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
-        let parameters = DeleteParams { preconditions: Some(precondition), ..DeleteParams::default() };
+        let preconditions = (!mutant::is("delete-without-uid")).then_some(precondition);
+        let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
         match api.delete(name, &parameters).await {
             Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => match self.read_pod(namespace, name).await? {
+                Some(live) if live.uid().as_deref() == Some(uid) => {
+                    Err(WriteError::Conflict(format!("Pod {namespace}/{name}")))
+                }
+                _ => Ok(()),
+            },
             Err(error) => Err(WriteError::api("delete", format!("Pod {namespace}/{name}"), error)),
         }
     }
@@ -115,11 +132,11 @@ impl Writer {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let live = ListParams::default()
             .labels(&format!("{}={run_uid}", labels::RUN_UID))
-            .fields("status.phase!=Succeeded,status.phase!=Failed")
-            .limit(1);
+            .fields("status.phase!=Succeeded,status.phase!=Failed");
+        // Others may have put our labels on Pods of their own.
         api.list_metadata(&live)
             .await
-            .map(|list| !list.items.is_empty())
+            .map(|list| list.items.iter().any(|pod| is_controlled(&pod.metadata, run_uid)))
             .map_err(|error| WriteError::api("list", format!("the Pods of run {run_uid} in {namespace}"), error))
     }
 
@@ -128,6 +145,20 @@ impl Writer {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let selected =
             ListParams::default().labels(&format!("{}={run_uid}", labels::RUN_UID)).fields("status.phase=Succeeded");
+        let pods = api
+            .list_metadata(&selected)
+            .await
+            .map_err(|error| WriteError::api("list", format!("the Pods of run {run_uid} in {namespace}"), error))?;
+        if pods.items.is_empty() {
+            return Ok(());
+        }
+        if pods.items.iter().any(|pod| !is_controlled(&pod.metadata, run_uid)) {
+            // Some are not ours, whatever their labels say: ours go one by one.
+            for pod in pods.items.iter().filter(|pod| is_controlled(&pod.metadata, run_uid)) {
+                self.delete_pod(namespace, &pod.name_any(), &pod.uid().unwrap_or_default()).await?;
+            }
+            return Ok(());
+        }
         api.delete_collection(&DeleteParams::default(), &selected)
             .await
             .map(|_| ())
@@ -138,8 +169,11 @@ impl Writer {
     pub(crate) async fn patch_run_status(
         &self,
         run: &PipelineRun,
-        patch: json_patch::Patch,
+        mut patch: json_patch::Patch,
     ) -> Result<PipelineRun, WriteError> {
+        if mutant::is("blind-status") {
+            patch.0.remove(0);
+        }
         let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
         let api: Api<PipelineRun> = Api::namespaced(self.client.clone(), &namespace);
         let object = || format!("PipelineRun {namespace}/{name}");
@@ -183,8 +217,21 @@ impl Writer {
         let patch = json!({ "metadata": { "uid": run.uid(), "labels": { labels::FINISHED: labels::FINISHED_TRUE } } });
         match api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => self.unless_replaced(run).await,
             Err(error) => Err(WriteError::api("label", format!("PipelineRun {namespace}/{name}"), error)),
+        }
+    }
+
+    /// What a 409 means for a run that was named by its UID: nothing if it is gone or another one has its name, else that it must
+    /// be tried again.
+    async fn unless_replaced(&self, run: &PipelineRun) -> Result<(), WriteError> {
+        let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
+        match self.read_run(&namespace, &name).await? {
+            Some(live) if live.uid() == run.uid() => {
+                Err(WriteError::Conflict(format!("PipelineRun {namespace}/{name}")))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -196,7 +243,8 @@ impl Writer {
         let parameters = DeleteParams { preconditions: Some(precondition), ..DeleteParams::background() };
         match api.delete(&name, &parameters).await {
             Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => self.unless_replaced(run).await,
             Err(error) => Err(WriteError::api("delete", format!("PipelineRun {namespace}/{name}"), error)),
         }
     }
@@ -277,6 +325,11 @@ impl Writer {
             Err(error) => Err(WriteError::api("patch the status of", format!("Pipeline {namespace}/{name}"), error)),
         }
     }
+}
+
+/// Whether the run of this UID controls an object.
+fn is_controlled(meta: &ObjectMeta, run_uid: &str) -> bool {
+    meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == run_uid)
 }
 
 /// JSON as the API server itself writes it.

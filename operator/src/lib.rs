@@ -21,6 +21,7 @@
 pub mod app;
 mod apply;
 pub mod args;
+mod audit;
 pub mod client;
 mod context;
 mod controllers;
@@ -30,6 +31,7 @@ pub mod health;
 pub mod lease;
 mod memory;
 pub mod metrics;
+mod mutant;
 mod pipeline;
 mod pipeline_run;
 pub mod pod;

@@ -9,18 +9,27 @@ use clap::{CommandFactory as _, Parser as _};
 use trainyard_operator::args::{Arguments, Settings};
 use trainyard_operator::{app, telemetry};
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let settings = match Settings::try_from(Arguments::parse()) {
         Ok(settings) => settings,
         // Exits with 2, as for every other wrong argument.
         Err(error) => Arguments::command().error(ErrorKind::ValueValidation, error).exit(),
     };
-    match app::run(settings).await {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: failed to start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match runtime.block_on(app::run(settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = telemetry::chain(&error), "the operator ends");
             ExitCode::from(error.exit_code())
         }
-    }
+    };
+    // Who lost the lease must not go on for another moment, and tasks that are cut off in the middle have nothing to say.
+    std::mem::forget(runtime);
+    code
 }

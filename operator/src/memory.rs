@@ -9,7 +9,7 @@ use kube::runtime::reflector::ObjectRef;
 use serde_json::{Map, Value};
 use step_protocol::StepReport;
 use tokio::sync::Notify;
-use trainyard_crds::v1alpha1::PipelineRun;
+use trainyard_crds::v1alpha1::{LastRun, PipelineRun};
 use trainyard_planner::{Attempt, AttemptState, Graph, Observed};
 
 use crate::pipeline_run::observe::{self, Observation};
@@ -29,6 +29,10 @@ pub(crate) struct RunMemory {
     pub(crate) finished: bool,
     /// Namespace and name.
     pub(crate) object: Option<ObjectRef<PipelineRun>>,
+    /// UIDs of Pods that were shown to be deleted: an answer that comes later may still speak of them.
+    buried: HashSet<String>,
+    /// Attempts whose Pods no watch shows any more, since their labels were changed. They are read by their names.
+    pub(crate) altered: HashSet<(String, u32)>,
     /// Told when more is observed of its Pods, for whoever waits beside the queue of runs.
     pub(crate) moved: Arc<Notify>,
     /// Pods seen in the listing that is going on.
@@ -44,15 +48,49 @@ pub(crate) struct Frozen {
 impl RunMemory {
     /// Takes in an attempt. What has been seen to succeed stays so: the kubelet says the same later than the runner.
     pub(crate) fn observe(&mut self, observation: Observation) {
-        let Observation { stage, mut attempt, run, .. } = observation;
+        let Observation { stage, attempt, run, .. } = observation;
         self.object = Some(run);
-        if let Some(known) = self.observed.attempt(&stage, attempt.number)
+        self.altered.remove(&(stage.clone(), attempt.number));
+        self.observe_attempt(&stage, attempt);
+    }
+
+    /// Takes in the answer to a create, which may be older than what the watch has shown meanwhile.
+    pub(crate) fn observe_created(&mut self, observation: Observation) {
+        let Observation { stage, attempt, .. } = &observation;
+        if self.buried.contains(&attempt.uid) {
+            self.observed.remove(stage, attempt.number);
+        } else if self.observed.attempt(stage, attempt.number).is_none_or(|known| known.uid != attempt.uid) {
+            self.observe(observation);
+        }
+    }
+
+    /// Takes in an attempt whose Pod's labels were changed: nothing but another read will tell how it goes on.
+    pub(crate) fn observe_altered(&mut self, stage: &str, attempt: Attempt) {
+        self.altered.insert((stage.to_owned(), attempt.number));
+        self.observe_attempt(stage, attempt);
+    }
+
+    /// Forgets what was read of altered Pods, so that they are read again.
+    pub(crate) fn read_altered_again(&mut self) {
+        for (stage, number) in std::mem::take(&mut self.altered) {
+            let over = self
+                .observed
+                .attempt(&stage, number)
+                .is_some_and(|known| matches!(known.state, AttemptState::Ended(_)));
+            if !over {
+                self.observed.remove(&stage, number);
+            }
+        }
+    }
+
+    fn observe_attempt(&mut self, stage: &str, mut attempt: Attempt) {
+        if let Some(known) = self.observed.attempt(stage, attempt.number)
             && known.uid == attempt.uid
             && matches!(&known.state, AttemptState::Ended(ended) if ended.committed.is_some())
         {
             attempt.state = known.state.clone();
         }
-        self.observed.insert(&stage, attempt);
+        self.observed.insert(stage, attempt);
         self.moved.notify_one();
     }
 
@@ -79,6 +117,8 @@ impl RunMemory {
 #[derive(Clone, Default)]
 pub struct Memory {
     runs: Arc<Mutex<HashMap<String, Arc<Mutex<RunMemory>>>>>,
+    /// The last run that each Pipeline's status names, by namespace and name.
+    recorded: Arc<Mutex<HashMap<(String, String), LastRun>>>,
 }
 
 /// A lock that is held for a moment and never across an await. A panic elsewhere leaves data that is read again anyway.
@@ -95,6 +135,26 @@ impl Memory {
     /// The memory of a run, if there is one.
     pub(crate) fn known(&self, uid: &str) -> Option<Arc<Mutex<RunMemory>>> {
         lock(&self.runs).get(uid).cloned()
+    }
+
+    /// Remembers what a Pipeline's status says of its last run.
+    pub(crate) fn recorded(&self, namespace: &str, pipeline: &str, last: &LastRun) {
+        lock(&self.recorded).insert((namespace.to_owned(), pipeline.to_owned()), last.clone());
+    }
+
+    /// Whether the status of an ended run's Pipeline names its end, or a later run.
+    pub(crate) fn is_recorded(&self, run: &PipelineRun) -> bool {
+        let Some(status) = &run.status else { return false };
+        let pipeline = (run.metadata.namespace.clone().unwrap_or_default(), status.pipeline.clone());
+        lock(&self.recorded).get(&pipeline).is_some_and(|last| {
+            let created = run.metadata.creation_timestamp.as_ref().map(|time| time.0);
+            // As the Pipeline's status chooses: the newest, of two of one second the one with the later name.
+            match (Some(last.created.0), Some(&last.name)).cmp(&(created, run.metadata.name.as_ref())) {
+                std::cmp::Ordering::Greater => true,
+                std::cmp::Ordering::Equal => last.phase.is_terminal(),
+                std::cmp::Ordering::Less => false,
+            }
+        })
     }
 
     /// Forgets a run.
@@ -128,7 +188,7 @@ impl Memory {
 
     /// A Pod was seen. Returns its run.
     pub(crate) fn pod_seen(&self, pod: &Pod, listing: bool) -> Option<ObjectRef<PipelineRun>> {
-        let observation = observe::observe(pod)?;
+        let Some(observation) = observe::observe(pod) else { return self.released(pod) };
         let object = observation.run.clone();
         let run = self.run(&observation.run_uid);
         let mut run = lock(&run);
@@ -141,10 +201,11 @@ impl Memory {
 
     /// A Pod was deleted: its last words count, else its absence will be confirmed by a live read.
     pub(crate) fn pod_deleted(&self, pod: &Pod) -> Option<ObjectRef<PipelineRun>> {
-        let observation = observe::observe(pod)?;
+        let Some(observation) = observe::observe(pod) else { return self.released(pod) };
         let object = observation.run.clone();
         let run = self.run(&observation.run_uid);
         let mut run = lock(&run);
+        run.buried.insert(observation.attempt.uid.clone());
         let known = run.observed.attempt(&observation.stage, observation.attempt.number);
         let said = |attempt: &Attempt| matches!(attempt.state, AttemptState::Ended(_));
         if known.is_some_and(|known| known.uid != observation.attempt.uid) {
@@ -156,6 +217,19 @@ impl Memory {
             run.observed.remove(&observation.stage, observation.attempt.number);
         }
         Some(object)
+    }
+
+    /// A Pod has our labels and is not our run's: if it was, it will be asked for again, and count as gone.
+    fn released(&self, pod: &Pod) -> Option<ObjectRef<PipelineRun>> {
+        let (run_uid, stage, number) = observe::labelled(pod)?;
+        let run = self.known(&run_uid)?;
+        let mut run = lock(&run);
+        let known = run.observed.attempt(&stage, number)?;
+        if pod.metadata.uid.as_ref() != Some(&known.uid) || matches!(known.state, AttemptState::Ended(_)) {
+            return None;
+        }
+        run.observed.remove(&stage, number);
+        run.object.clone()
     }
 
     /// A listing of the Pods of a namespace, or of all, begins.
@@ -238,5 +312,71 @@ mod tests {
         assert_eq!((memory.listed(None), attempts(&memory, "two")), (Vec::new(), 1));
         memory.retain(None, &HashSet::new());
         assert_eq!(memory.len(), 0);
+    }
+
+    /// The Pod of [`pod`] as it is seen.
+    fn observation(pod: &Pod) -> Observation {
+        observe::observe(pod).unwrap()
+    }
+
+    #[test]
+    fn an_answer_to_a_create_that_comes_after_the_deletion_brings_nothing_back() {
+        let memory = Memory::default();
+        let pod = pod("a", "one");
+        let run = memory.run("one");
+        memory.pod_deleted(&pod);
+        lock(&run).observe_created(observation(&pod));
+        assert_eq!(attempts(&memory, "one"), 0);
+    }
+
+    #[test]
+    fn an_answer_to_a_create_that_comes_late_is_older_than_what_was_shown() {
+        let memory = Memory::default();
+        let created = pod("a", "one");
+        let mut running = created.clone();
+        let status = json!({"phase": "Running", "containerStatuses": [{"name": "stage", "image": "i", "imageID": "i", "ready": true,
+            "restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:01Z"}}}]});
+        running.status = serde_json::from_value(status).unwrap();
+        memory.pod_seen(&running, false);
+        let run = memory.run("one");
+        lock(&run).observe_created(observation(&created));
+        let state = lock(&run).observed.attempt("train", 1).unwrap().state.clone();
+        assert!(matches!(state, AttemptState::Running(_)), "{state:?}");
+    }
+
+    #[test]
+    fn a_pod_that_lost_its_owner_is_asked_for() {
+        let memory = Memory::default();
+        let mut pod = pod("a", "one");
+        memory.pod_seen(&pod, false);
+        pod.metadata.owner_references = None;
+        assert_eq!(memory.pod_seen(&pod, false).map(|run| run.name), Some("one".to_owned()));
+        assert_eq!(attempts(&memory, "one"), 0);
+    }
+
+    #[test]
+    fn an_ended_run_is_recorded_when_its_pipeline_names_its_end_or_a_later_run() {
+        let run = |name: &str, created: &str| -> PipelineRun {
+            serde_json::from_value(json!({"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun",
+                "metadata": {"name": name, "namespace": "n", "creationTimestamp": created}, "spec": {},
+                "status": {"pipeline": "p", "phase": "Succeeded"}}))
+            .unwrap()
+        };
+        let last = |name: &str, created: &str, phase: &str| -> LastRun {
+            serde_json::from_value(json!({"name": name, "phase": phase, "created": created})).unwrap()
+        };
+        let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-01T00:00:05Z");
+        let memory = Memory::default();
+        assert!(!memory.is_recorded(&run("b", early)));
+        for (known, expected) in [
+            (last("b", early, "Running"), false),
+            (last("b", early, "Succeeded"), true),
+            (last("a", early, "Succeeded"), false),
+            (last("c", early, "Running"), true),
+            (last("a", late, "Running"), true),
+        ] {
+            memory.recorded("n", "p", &known);
+            assert_eq!(memory.is_recorded(&run("b", early)), expected, "{known:?}");
+        }
     }
 }

@@ -25,6 +25,9 @@ use crate::store::{Opener, Store, StoreError};
 use crate::{beneath, layout, process};
 
 /// How long a log may take once everything else is done.
+/// How long the probe of a store is waited for after a failure.
+const PROBE_END: Duration = Duration::from_secs(2);
+
 const LOG_LIMIT: Duration = Duration::from_secs(15);
 /// Threads that read, hash and write files, made when needed; one asks the name service.
 const BLOCKING: usize = 8;
@@ -285,12 +288,20 @@ impl<'a> Attempt<'a> {
         if let Some(why) = ended.stopped.filter(|why| why.reason == Reason::Abandoned) {
             return Err(verdict.await.err().unwrap_or_else(|| stopped(self.spec, why, "while its program ran")));
         }
-        judge(self.spec, &ended)?;
-        let made = match publisher.publish().await {
+        let made = match judge(self.spec, &ended) {
+            Ok(()) => publisher.publish().await,
+            Err(failure) => Err(failure),
+        };
+        let made = match made {
             Err(failure) if self.stop.now().is_some_and(|why| why.reason == Reason::Abandoned) => {
                 return Err(verdict.await.err().unwrap_or(failure));
             }
-            other => other?,
+            Err(failure) => {
+                // The probe takes away what it wrote; a store that does not answer is not waited for.
+                let _ = tokio::time::timeout(PROBE_END, verdict).await;
+                return Err(failure);
+            }
+            Ok(made) => made,
         };
         verdict.await?;
         tokio::select! {

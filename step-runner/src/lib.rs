@@ -19,6 +19,7 @@ mod exec;
 mod failure;
 mod layout;
 mod log;
+mod mutant;
 mod oom;
 mod process;
 mod report;

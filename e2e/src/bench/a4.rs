@@ -15,7 +15,7 @@ use super::{Error, Turns, graphs};
 use crate::faults::api::Api;
 use crate::faults::history::{Recorder, What};
 use crate::faults::operator::Killer;
-use crate::faults::proxy::Proxy;
+use crate::faults::proxy::{Proxy, Scene};
 use graphs::Shape;
 
 const ID: &str = "a4";
@@ -74,7 +74,7 @@ fn bytes(world: &World, repeat: usize, folder: &Path) -> Result<Vec<Row>, Error>
     let _proxy = world
         .wait(async {
             let api = Api::from_kubeconfig(world.cluster.kubeconfig())?;
-            let proxy = Proxy::start(api, recorder.clone(), killer, None).await?;
+            let proxy = Proxy::start(Scene::new(api, recorder.clone(), &[]), killer).await?;
             proxy.write_kubeconfig(&kubeconfig)?;
             Ok(proxy)
         })

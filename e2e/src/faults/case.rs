@@ -1,24 +1,31 @@
-//! One case: a namespace, an operator behind its proxy, a kubelet, one run, and at most one fault.
+//! One case: a namespace, an operator behind its proxy, a kubelet, one run, and the faults.
 
 use super::api::Api;
+use super::fault::{CaseName, Expected, Fault, Place, Strike};
 use super::history::{History, Kind, Recorder, What, World};
-use super::invariants::{self, Evidence, Summary, Violation};
-use super::kubelet::{self, Kubelet};
+use super::invariants::{self, Evidence, Files, Summary, Violation};
+use super::kubelet::{self, Kubelet, Runners};
+use super::monkey::Monkey;
 use super::observer::{Observer, collection};
-use super::operator::{self, Killer, Operator};
-use super::proxy::{Plan, Proxy};
+use super::operator::{self, Killer, Operator, Reports};
+use super::proxy::{Proxy, Scene};
+use super::report_proxy::ReportProxy;
 use super::store::{self, Commit};
+use super::store_proxy::StoreProxy;
+use super::user::User;
 use super::workload::Workload;
+use crate::store::{BUCKET, LocalVersity};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// A case that has not come to its end by then is stuck.
-const LIMIT: Duration = Duration::from_secs(30);
+/// A case that has not come to its end by then, beyond what its faults hold up, is stuck.
+const LIMIT: Duration = Duration::from_secs(60);
 /// What follows the end (Pods go, the Pipeline hears of it) has this long. It is judged as it is then.
-const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_secs(5);
 /// Succeeded Pods go at once when their run has ended, so that this is a part of every case.
 const POD_TTL: &str = "0s";
 /// A container's end is seen so much later; until then the early report is all that the operator has.
@@ -31,12 +38,16 @@ const RUN: &str = "run";
 pub struct Setup {
     /// The API server.
     pub api: Api,
+    /// The S3 server.
+    pub store: Arc<LocalVersity>,
     /// The operator.
     pub operator: PathBuf,
     /// The step-runner.
     pub runner: PathBuf,
     /// Every case has a folder below this.
     pub folder: PathBuf,
+    /// The mistake that is planted in both.
+    pub mutant: Option<&'static str>,
 }
 
 /// What came of a case.
@@ -46,31 +57,64 @@ pub struct Case {
     pub history: History,
     /// What lies in the store.
     pub commits: Vec<Commit>,
+    /// What the case left on disk.
+    pub files: Files,
     /// Why it did not come to an end.
     pub stuck: Option<String>,
     /// Whether its Pods went and its Pipeline heard of the end.
     pub settled: bool,
     /// From the first request to the end.
     pub took: Duration,
+    /// How many places there are for faults.
+    pub places: Places,
+}
+
+/// How many places a run has for faults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Writes of the operator.
+    pub writes: u32,
+    /// Events of its watches.
+    pub events: u32,
+    /// Pods of ours.
+    pub pods: u32,
+    /// Requests to the S3 server.
+    pub store: u32,
+    /// Early reports.
+    pub reports: u32,
 }
 
 impl Case {
     /// What is wrong.
     #[must_use]
-    pub fn violations(&self, workload: &Workload, expected: Option<&Summary>) -> Vec<Violation> {
+    pub fn violations(&self, workload: &Workload, strikes: &[Strike], expected: Option<&Summary>) -> Vec<Violation> {
         let stuck = self.stuck.iter().map(|what| Violation { invariant: "end", what: what.clone() });
-        let evidence = Evidence { workload, history: &self.history, commits: &self.commits, expected };
+        let tolerated = strikes.iter().map(|strike| strike.fault.expected()).max().unwrap_or(Expected::Same);
+        let evidence = Evidence {
+            workload,
+            history: &self.history,
+            commits: &self.commits,
+            files: &self.files,
+            expected,
+            tolerated,
+            strikes,
+        };
         stuck.chain(invariants::check(evidence)).collect()
     }
 }
 
-/// Runs a workload in a namespace of its own, with the fault of `plan`.
+/// Runs a workload in a namespace of its own, with these faults.
 ///
 /// # Errors
 /// When the harness itself cannot go on. That the operator does not get to the end is no error: it is what [`Case::stuck`] says.
-pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, plan: Option<Plan>) -> Result<Case> {
+pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, strikes: &[Strike]) -> Result<Case> {
     let folder = setup.folder.join(namespace);
-    let (store, pods) = (folder.join("store"), folder.join("pods"));
+    let pods = folder.join("pods");
+    let store = if workload.bucket {
+        setup.store.root().join(BUCKET).join("runs").join(namespace)
+    } else {
+        folder.join("store")
+    };
     for path in [&store, &pods] {
         fs::create_dir_all(path).with_context(|| path.display().to_string())?;
     }
@@ -78,36 +122,61 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, plan: Opti
     setup.api.create("/api/v1/namespaces", &object).await?;
 
     let recorder = Recorder::default();
+    let runners = Arc::new(Runners::default());
     let (observer, seen) = Observer::start(&setup.api, namespace, &recorder).await?;
+    let way = Arc::new(StoreProxy::new(&setup.store.endpoint, strikes, &runners, &recorder));
     let options = kubelet::Options {
         namespace: namespace.to_owned(),
         runner: setup.runner.clone(),
         store: store.clone(),
         folder: pods,
         shown_after: SHOWN_AFTER,
+        bucket: workload.bucket.then(|| (Arc::clone(&way), (**setup.store).clone())),
+        cut_files: strikes.iter().copied().filter(|strike| strike.fault == Fault::CutFile).collect(),
+        mutant: setup.mutant,
     };
-    let kubelet = Kubelet::start(setup.api.clone(), options, recorder.clone(), seen);
-    let (killer, kills) = Killer::new();
-    let proxy = Proxy::start(setup.api.clone(), recorder.clone(), killer, plan).await?;
-    let kubeconfig = folder.join("kubeconfig");
-    proxy.write_kubeconfig(&kubeconfig)?;
-    let options = operator::Options {
-        program: setup.operator.clone(),
-        namespace: namespace.to_owned(),
-        kubeconfig,
-        logs: folder.clone(),
-        early_reports: workload.early_reports,
-        pod_ttl: POD_TTL.to_owned(),
-    };
-    let operator = Operator::start(options, recorder.clone(), kills)?;
+    let kubelet = Kubelet::start(setup.api.clone(), options, recorder.clone(), Arc::clone(&runners), seen);
+    let monkey = Monkey::start(&setup.api, namespace, strikes, &runners, &recorder);
+    let port = operator::free_port()?;
+    let reports = ReportProxy::start(port, strikes, &recorder).await?;
+    let scene = Scene::new(setup.api.clone(), recorder.clone(), strikes);
+    let mut operators = Vec::new();
+    // One operator, or two of which one leads.
+    let elects = strikes.iter().any(|strike| strike.fault.class() == 'F');
+    for number in 0..if elects { 2 } else { 1 } {
+        let (killer, kills) = Killer::of(number);
+        let proxy = Proxy::start(Arc::clone(&scene), killer).await?;
+        let kubeconfig = folder.join(format!("kubeconfig-{number}"));
+        proxy.write_kubeconfig(&kubeconfig)?;
+        let options = operator::Options {
+            program: setup.operator.clone(),
+            namespace: namespace.to_owned(),
+            kubeconfig,
+            logs: folder.clone(),
+            reports: match workload.early_reports && !elects {
+                true => Reports::By(reports.address(), port),
+                false => Reports::None,
+            },
+            candidate: elects.then(|| format!("operator-{number}")),
+            mutant: setup.mutant,
+            pod_ttl: POD_TTL.to_owned(),
+        };
+        operators.push((Operator::start(options, recorder.clone(), kills)?, proxy));
+    }
     submit(&setup.api, workload, namespace).await?;
-    let ended = recorder.wait(LIMIT, "the run to end, its label and its last runner", end).await;
+    let user = workload.during.map(|during| User::start(setup.api.clone(), namespace, RUN, during, recorder.clone()));
+    let held: Duration = strikes.iter().map(|strike| strike.fault.holds()).sum();
+    let ended = recorder
+        .wait(LIMIT + held, "the run to end, its label and its last runner", |world| end(world, workload))
+        .await;
     // Whether it comes to this is for the invariants to say.
     let what = "Pods to go and the Pipeline to hear of it";
-    let settled = ended.is_ok() && recorder.wait(SETTLE, what, |world| settled(world, workload)).await.is_ok();
+    let settled = ended.is_ok() && recorder.wait(SETTLE + held, what, |world| settled(world, workload)).await.is_ok();
     let took = recorder.elapsed();
-    operator.stop().await;
-    drop((proxy, kubelet, observer));
+    for (operator, _) in operators.drain(..) {
+        operator.stop().await;
+    }
+    drop((user, monkey, kubelet, observer));
     let history = recorder.history();
     if let Some(trouble) = history.entries.iter().find_map(|entry| match &entry.what {
         What::Trouble(text) if ended.is_err() => Some(text),
@@ -117,7 +186,47 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, plan: Opti
         anyhow::bail!("{trouble}; see {}", folder.display());
     }
     let commits = store::commits(&store, &recorder)?;
-    Ok(Case { history, commits, stuck: ended.err().map(|error| error.to_string()), settled, took })
+    let files = Files::read(&folder, &store, &setup.store.secret_key)?;
+    let places = places(&history, &way, &reports)?;
+    if workload.bucket {
+        let _ = fs::remove_dir_all(&store);
+    }
+    tidy(&setup.api, namespace).await;
+    Ok(Case { history, commits, files, stuck: ended.err().map(|error| error.to_string()), settled, took, places })
+}
+
+fn places(history: &History, way: &StoreProxy, reports: &ReportProxy) -> Result<Places> {
+    let counted = |event: &str, object: &str| {
+        !matches!(event, "BOOKMARK" | "ERROR")
+            && ["Pod ", "PipelineRun ", "Pipeline "].iter().any(|kind| object.starts_with(kind))
+    };
+    let events = history
+        .entries
+        .iter()
+        .filter(|entry| matches!(&entry.what, What::Watched { event, object, .. } if counted(event, object)));
+    Ok(Places {
+        writes: u32::try_from(history.writes().len())?,
+        events: u32::try_from(events.count())?,
+        pods: u32::try_from(Summary::of(history).created)?,
+        store: way.requests(),
+        reports: reports.reports(),
+    })
+}
+
+/// Takes the objects of a case away, so that later ones do not stand in a full API server. What is left then is no harm.
+async fn tidy(api: &Api, namespace: &str) {
+    let force = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0});
+    let revisions = format!("/apis/apps/v1/namespaces/{namespace}/controllerrevisions");
+    let events = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
+    for path in [
+        collection(Kind::Run, namespace),
+        collection(Kind::Pipeline, namespace),
+        collection(Kind::Pod, namespace),
+        revisions,
+        events,
+    ] {
+        let _ = api.delete(&path, &force).await;
+    }
 }
 
 /// Writes the history beside the logs of the case.
@@ -128,11 +237,15 @@ pub fn keep(folder: &Path, history: &History) -> Result<PathBuf> {
 }
 
 async fn submit(api: &Api, workload: &Workload, namespace: &str) -> Result<()> {
+    let mut spec = workload.pipeline.clone();
+    if workload.bucket {
+        spec["store"]["uri"] = format!("s3://{BUCKET}/runs/{namespace}").into();
+    }
     let pipeline = json!({
         "apiVersion": "trainyard.dev/v1alpha1",
         "kind": "Pipeline",
         "metadata": {"name": workload.name},
-        "spec": workload.pipeline,
+        "spec": spec,
     });
     let run = json!({
         "apiVersion": "trainyard.dev/v1alpha1",
@@ -146,17 +259,47 @@ async fn submit(api: &Api, workload: &Workload, namespace: &str) -> Result<()> {
 }
 
 /// The run has ended and has left the operator's watch, and no runner is left.
-fn end(world: &World) -> Option<()> {
+fn end(world: &World, workload: &Workload) -> Option<()> {
+    if world.runners() > 0 {
+        return None;
+    }
+    if workload.end == "Deleted" {
+        let pods = world.objects(Kind::Pod).any(|pod| {
+            pod["metadata"]["labels"]["trainyard.dev/stage"].is_string()
+                && pod["metadata"]["labels"]["foreign"].is_null()
+        });
+        return (world.is_deleted(RUN) && !pods).then_some(());
+    }
     let run = world.object(Kind::Run, RUN)?;
     let ended = matches!(run["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Cancelled"));
     let labelled = run["metadata"]["labels"]["trainyard.dev/finished"] == "true";
-    (ended && labelled && world.runners() == 0).then_some(())
+    (ended && labelled).then_some(())
 }
 
-/// Its Pods are gone, and the Pipeline shows how it ended.
+/// Its succeeded Pods are gone, and the Pipeline shows how it ended.
 fn settled(world: &World, workload: &Workload) -> Option<()> {
-    let run = world.object(Kind::Run, RUN)?;
     let pipeline = world.object(Kind::Pipeline, workload.name).map(|pipeline| &pipeline["status"])?;
+    if workload.end == "Deleted" {
+        return (pipeline["activeRuns"] == 0).then_some(());
+    }
+    let run = world.object(Kind::Run, RUN)?;
     let heard = pipeline["lastRun"]["phase"] == run["status"]["phase"] && pipeline["activeRuns"] == 0;
-    (heard && world.objects(Kind::Pod).next().is_none()).then_some(())
+    let stays = |pod: &serde_json::Value| {
+        pod["status"]["phase"] == "Failed"
+            || !pod["metadata"]["labels"]["trainyard.dev/run-uid"].is_string()
+            || pod["metadata"]["labels"]["foreign"].is_string()
+    };
+    (heard && world.objects(Kind::Pod).all(stays)).then_some(())
+}
+
+/// The places of a case's name that exist in a run of so many.
+#[must_use]
+pub fn is_within(name: &CaseName, places: Places) -> bool {
+    name.strikes.iter().all(|strike| match strike.place {
+        Place::Write(number) => number <= places.writes,
+        Place::Event(number) => number <= places.events,
+        Place::Pod(number, _) => number <= places.pods,
+        Place::Store(number) => number <= places.store,
+        Place::Report(number) => number <= places.reports,
+    })
 }

@@ -12,6 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
+/// Processes of one operator are numbered from a multiple of this, so that those of two are told apart.
+pub const OPERATOR: u32 = 100;
+
 /// The kinds whose every version is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Kind {
@@ -67,8 +70,10 @@ pub enum What {
     Killed(u32),
     /// It ended by itself, which it never should.
     Ended(u32, String),
-    /// The fault of the case took place at the write of this number.
-    Fault(u32),
+    /// A fault of the case took place.
+    Fault(String),
+    /// Another process has written something while this one was frozen.
+    TakenOver(u32),
     /// The test kubelet started the runner of a Pod.
     RunnerStarted {
         /// The Pod.
@@ -87,6 +92,8 @@ pub enum What {
         /// What it wrote to its termination log.
         message: String,
     },
+    /// The operator took a forged report.
+    Believed(String),
     /// The harness itself could not do something.
     Trouble(String),
 }
@@ -221,10 +228,16 @@ impl History {
         writes.collect()
     }
 
-    /// Whether the fault of the case took place.
+    /// How many faults of the case took place.
     #[must_use]
-    pub fn faulted(&self) -> bool {
-        self.entries.iter().any(|entry| matches!(entry.what, What::Fault(_)))
+    pub fn faults(&self) -> usize {
+        self.entries.iter().filter(|entry| matches!(entry.what, What::Fault(_))).count()
+    }
+
+    /// When the last fault took place.
+    #[must_use]
+    pub fn last_fault(&self) -> Option<Duration> {
+        self.entries.iter().rfind(|entry| matches!(entry.what, What::Fault(_))).map(|entry| entry.at)
     }
 
     /// One JSON object a line.
@@ -240,6 +253,12 @@ impl History {
 pub struct World {
     objects: BTreeMap<(Kind, String), Value>,
     running: BTreeSet<String>,
+    /// Pods of ours in the order in which they were created.
+    pods: Vec<String>,
+    /// Processes of the operator that have written something other than Events.
+    writers: BTreeSet<u32>,
+    /// Runs that are gone.
+    deleted: BTreeSet<String>,
     trouble: Option<String>,
 }
 
@@ -261,9 +280,41 @@ impl World {
         self.running.len()
     }
 
+    /// The name of a Pod of ours, counted from 1 as they were created.
+    #[must_use]
+    pub fn pod(&self, number: u32) -> Option<&str> {
+        self.pods.get(usize::try_from(number).ok()?.checked_sub(1)?).map(String::as_str)
+    }
+
+    /// Whether a run of this name was there and is gone.
+    #[must_use]
+    pub fn is_deleted(&self, run: &str) -> bool {
+        self.deleted.contains(run)
+    }
+
+    /// Whether a process of another operator than this process's has written.
+    #[must_use]
+    pub fn has_written_since(&self, process: u32) -> bool {
+        self.writers.iter().any(|other| other / OPERATOR != process / OPERATOR)
+    }
+
     fn apply(&mut self, what: &What) {
         match what {
+            What::Request(request) if request.write.is_some() && !request.path.ends_with("/events") => {
+                self.writers.insert(request.process);
+            }
             What::Version(version) => {
+                if version.kind == Kind::Pod
+                    && version.change == Change::Added
+                    && version.object["metadata"]["labels"]["trainyard.dev/stage"].is_string()
+                    && version.object["metadata"]["labels"]["foreign"].is_null()
+                    && !self.pods.iter().any(|pod| pod == version.name())
+                {
+                    self.pods.push(version.name().to_owned());
+                }
+                if version.kind == Kind::Run && version.change == Change::Deleted {
+                    self.deleted.insert(version.name().to_owned());
+                }
                 let key = (version.kind, version.name().to_owned());
                 match version.change {
                     Change::Deleted => self.objects.remove(&key),

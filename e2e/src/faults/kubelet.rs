@@ -6,17 +6,21 @@
 //! setting, as on real nodes that takes a second or two, in which the early report is all that the operator has.
 
 use super::api::{Api, ApiError};
+use super::fault::{Place, PodPhase, Strike};
 use super::history::{Change, Recorder, Version, What};
+use super::monkey::FOREIGN;
 use super::observer::collection;
+use super::store_proxy::StoreProxy;
 use crate::faults::history::Kind;
+use crate::store::Access;
 use anyhow::{Context as _, Result, anyhow};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use step_protocol::StepSpec;
 use tokio::process::{Child, Command};
@@ -30,7 +34,7 @@ pub const NODE: &str = "test-node";
 const STAGE: &str = "stage";
 
 /// What the kubelet needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// The namespace whose Pods it runs.
     pub namespace: String,
@@ -42,6 +46,65 @@ pub struct Options {
     pub folder: PathBuf,
     /// How long after the end of a runner the API server is told.
     pub shown_after: Duration,
+    /// The way to the S3 server, for stores that are buckets, and how it is entered.
+    pub bucket: Option<(Arc<StoreProxy>, Access)>,
+    /// The Pods, counted as they come, whose runner is killed in the middle of a file.
+    pub cut_files: Vec<Strike>,
+    /// The mistake that is planted in the runners.
+    pub mutant: Option<&'static str>,
+}
+
+/// Runners as others see them: to be killed, or cut off with their node.
+#[derive(Default)]
+pub struct Runners {
+    state: Mutex<RunnersState>,
+}
+
+#[derive(Default)]
+struct RunnersState {
+    pids: HashMap<String, Pid>,
+    cut: HashSet<String>,
+    started: u32,
+}
+
+impl Runners {
+    fn state(&self) -> MutexGuard<'_, RunnersState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// SIGKILL for the runner of this Pod, if it runs.
+    pub fn kill(&self, uid: &str) {
+        if let Some(pid) = self.state().pids.get(uid) {
+            // It may have ended in this moment.
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+    }
+
+    /// From now on the API server hears nothing of this Pod, and its runner nothing of the API server.
+    pub fn cut(&self, uid: &str) {
+        self.state().cut.insert(uid.to_owned());
+    }
+
+    fn is_cut(&self, uid: &str) -> bool {
+        self.state().cut.contains(uid)
+    }
+
+    /// The number of the runner that starts now, from 1.
+    fn next(&self) -> u32 {
+        let mut state = self.state();
+        state.started += 1;
+        state.started
+    }
+
+    fn started(&self, uid: &str, child: &Child) {
+        if let Some(pid) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
+            self.state().pids.insert(uid.to_owned(), pid);
+        }
+    }
+
+    fn ended(&self, uid: &str) {
+        self.state().pids.remove(uid);
+    }
 }
 
 /// A kubelet that works as long as this value lives. Runners that are left then are killed.
@@ -52,8 +115,14 @@ pub struct Kubelet {
 impl Kubelet {
     /// Takes over the Pods that are seen on `pods`.
     #[must_use]
-    pub fn start(api: Api, options: Options, recorder: Recorder, mut pods: UnboundedReceiver<Version>) -> Self {
-        let shared = Arc::new(Shared { api, options, recorder });
+    pub fn start(
+        api: Api,
+        options: Options,
+        recorder: Recorder,
+        runners: Arc<Runners>,
+        mut pods: UnboundedReceiver<Version>,
+    ) -> Self {
+        let shared = Arc::new(Shared { api, options, recorder, runners });
         let task = tokio::spawn(async move {
             let mut known: HashMap<String, watch::Sender<Asked>> = HashMap::new();
             let mut workers = JoinSet::new();
@@ -63,7 +132,10 @@ impl Kubelet {
                     Some(worker) => {
                         worker.send_if_modified(|before| std::mem::replace(before, asked) != asked);
                     }
-                    None if version.change != Change::Deleted && !ended(&version.object) => {
+                    None if version.change != Change::Deleted
+                        && is_ours(&version.object)
+                        && !ended(&version.object) =>
+                    {
                         let (sender, receiver) = watch::channel(asked);
                         known.insert(version.uid().to_owned(), sender);
                         workers.spawn(Arc::clone(&shared).pod(version, receiver));
@@ -106,6 +178,12 @@ impl Asked {
     }
 }
 
+/// Pods that others made do nothing here.
+fn is_ours(pod: &Value) -> bool {
+    let labels = &pod["metadata"]["labels"];
+    labels["trainyard.dev/stage"].is_string() && labels[FOREIGN].is_null()
+}
+
 fn ended(pod: &Value) -> bool {
     matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
 }
@@ -114,6 +192,7 @@ struct Shared {
     api: Api,
     options: Options,
     recorder: Recorder,
+    runners: Arc<Runners>,
 }
 
 /// A Pod on its way through the kubelet.
@@ -150,12 +229,14 @@ impl Shared {
             return self.remove(pod).await;
         }
         let folder = self.options.folder.join(&pod.uid);
-        let mut child = self.start(pod, &folder)?;
+        let mut child = self.start(pod, &folder).await?;
+        self.runners.started(&pod.uid, &child);
         let started = SystemTime::now();
         self.recorder.push(What::RunnerStarted { pod: pod.name.clone(), uid: pod.uid.clone() });
         // A runner whose Pod is gone is waited for all the same: it hears of it by `asked`.
         gone(self.tell(pod, "Running", &json!({"running": {"startedAt": time(started)}})).await)?;
-        let status = wait(&mut child, asked).await?;
+        let status = self.wait(pod, &mut child, asked).await?;
+        self.runners.ended(&pod.uid);
         let message = std::fs::read_to_string(termination_log(&folder)).unwrap_or_default();
         let ending = Ending { code: code(status), message, started, finished: SystemTime::now() };
         self.recorder.push(What::RunnerEnded {
@@ -164,11 +245,24 @@ impl Shared {
             code: ending.code,
             message: ending.message.clone(),
         });
+        if self.runners.is_cut(&pod.uid) {
+            return Ok(());
+        }
         tokio::time::sleep(self.options.shown_after).await;
         if gone(self.tell_end(pod, &ending).await)? {
             return Ok(());
         }
-        if *asked.borrow() != Asked::Run { self.remove(pod).await } else { Ok(()) }
+        loop {
+            let now = *asked.borrow_and_update();
+            match now {
+                Asked::Run => {}
+                Asked::Stop(_) => return self.remove(pod).await,
+                Asked::Gone => return Ok(()),
+            }
+            if asked.changed().await.is_err() {
+                return Ok(());
+            }
+        }
     }
 
     async fn bind(&self, pod: &Pod) -> Result<Value, ApiError> {
@@ -180,24 +274,44 @@ impl Shared {
         self.api.create(&format!("{}/binding", pod.path), &binding).await
     }
 
-    fn start(&self, pod: &Pod, folder: &Path) -> Result<Child> {
+    async fn start(&self, pod: &Pod, folder: &Path) -> Result<Child> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        let variables = self.variables(pod, &folder.join("root"))?;
+        let variables = self.variables(pod, &folder.join("root")).await?;
         let log = File::create(folder.join("log")).context("the log")?;
-        let mut command = Command::new(&self.options.runner);
+        let number = self.runners.next();
+        let strike = self.options.cut_files.iter().find(|strike| strike.place == Place::Pod(number, PodPhase::Created));
+        let mut command = match strike {
+            None => Command::new(&self.options.runner),
+            Some(strike) => {
+                self.recorder.push(What::Fault(strike.to_string()));
+                let mut limited = Command::new("prlimit");
+                // Whoever writes more bytes to a file is killed by SIGXFSZ in the middle: a commit record has more, a manifest less.
+                limited.args(["--core=0", "--fsize=256"]).arg(&self.options.runner);
+                limited
+            }
+        };
         command.arg("run").env_clear().envs(variables).env("TRAINYARD_TERMINATION_LOG", termination_log(folder));
         command.env("PATH", "/usr/local/bin:/usr/bin:/bin").current_dir(folder);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         command.spawn().with_context(|| format!("starting {}", self.options.runner.display()))
     }
 
-    /// The variables of the stage's container, with the folders of this machine in its step.
-    fn variables(&self, pod: &Pod, root: &Path) -> Result<BTreeMap<String, String>> {
+    /// The variables of the stage's container, with the folders and addresses of this machine in its step.
+    async fn variables(&self, pod: &Pod, root: &Path) -> Result<BTreeMap<String, String>> {
         let mut variables = environment(&pod.object)?;
+        if let Some(mutant) = self.options.mutant {
+            variables.insert("TRAINYARD_MUTANT".to_owned(), mutant.to_owned());
+        }
         let mut step = StepSpec::from_env(&variables)?;
         step.root = root.display().to_string();
         if step.store.uri.starts_with("file://") {
             step.store.uri = format!("file://{}", self.options.store.display());
+        }
+        if let (Some((proxy, access)), Some(s3)) = (&self.options.bucket, step.store.s3.as_mut()) {
+            s3.endpoint = Some(proxy.endpoint(&pod.uid).await?);
+            // What a kubelet would read from the Secret.
+            variables.insert("TRAINYARD_STORE_AWS_ACCESS_KEY_ID".to_owned(), access.access_key.clone());
+            variables.insert("TRAINYARD_STORE_AWS_SECRET_ACCESS_KEY".to_owned(), access.secret_key.clone());
         }
         variables.retain(|name, _| !name.starts_with(step_protocol::paths::ENV_SPEC));
         variables.extend(step.to_env()?);
@@ -225,6 +339,39 @@ impl Shared {
         self.api.merge(&format!("{}/status", pod.path), &patch).await
     }
 
+    /// Waits for the runner; TERM when its Pod is deleted, KILL when its time is over or the Pod has vanished.
+    async fn wait(&self, pod: &Pod, child: &mut Child, asked: &mut watch::Receiver<Asked>) -> Result<ExitStatus> {
+        let stop = loop {
+            tokio::select! {
+                status = child.wait() => return Ok(status?),
+                changed = asked.changed() => {
+                    if self.runners.is_cut(&pod.uid) {
+                        // Nobody reaches it: it goes on until its program ends.
+                        return Ok(child.wait().await?);
+                    }
+                    match *asked.borrow_and_update() {
+                        Asked::Run if changed.is_ok() => {}
+                        Asked::Stop(grace) if changed.is_ok() => break grace,
+                        _ => break Duration::ZERO,
+                    }
+                }
+            }
+        };
+        if !stop.is_zero() {
+            let pid =
+                child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).context("the runner has no id")?;
+            kill_process(pid, Signal::TERM)?;
+            tokio::select! {
+                status = child.wait() => return Ok(status?),
+                () = tokio::time::sleep(stop) => {}
+                // Removed by force meanwhile.
+                () = gone_for_good(asked) => {}
+            }
+        }
+        child.start_kill()?;
+        Ok(child.wait().await?)
+    }
+
     /// The last thing that a kubelet does for a deleted Pod.
     async fn remove(&self, pod: &Pod) -> Result<()> {
         let options = json!({
@@ -234,34 +381,20 @@ impl Shared {
     }
 }
 
-/// Waits for the runner; TERM when its Pod is deleted, KILL when its time is over or the Pod has vanished.
-async fn wait(child: &mut Child, asked: &mut watch::Receiver<Asked>) -> Result<ExitStatus> {
-    let stop = loop {
-        tokio::select! {
-            status = child.wait() => return Ok(status?),
-            changed = asked.changed() => match *asked.borrow_and_update() {
-                Asked::Run if changed.is_ok() => {}
-                Asked::Stop(grace) if changed.is_ok() => break grace,
-                _ => break Duration::ZERO,
-            },
-        }
-    };
-    if !stop.is_zero() {
-        let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).context("the runner has no id")?;
-        kill_process(pid, Signal::TERM)?;
-        if let Ok(status) = tokio::time::timeout(stop, child.wait()).await {
-            return Ok(status?);
+/// Comes back when the Pod has vanished.
+async fn gone_for_good(asked: &mut watch::Receiver<Asked>) {
+    loop {
+        if *asked.borrow_and_update() == Asked::Gone || asked.changed().await.is_err() {
+            return;
         }
     }
-    child.start_kill()?;
-    Ok(child.wait().await?)
 }
 
-/// Whether the object was gone, or another one of that name is there; other failures are ours.
+/// Whether the object was gone, another one of that name is there, or its status was ended by others; other failures are ours.
 fn gone(answer: Result<Value, ApiError>) -> Result<bool> {
     match answer {
         Ok(_) => Ok(false),
-        Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(true),
+        Err(error) if matches!(error.code(), Some(404 | 409 | 422)) => Ok(true),
         Err(error) => Err(error.into()),
     }
 }

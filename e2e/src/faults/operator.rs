@@ -1,13 +1,14 @@
 //! The operator as a child process, and the supervisor that starts it again whenever it ends.
 
-use super::history::{Recorder, What};
+use super::history::{OPERATOR, Recorder, What};
 use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::OpenOptions;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU16, AtomicU32, Ordering};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -20,21 +21,47 @@ const PATIENCE: u32 = 5;
 pub struct Killer {
     requests: mpsc::Sender<oneshot::Sender<()>>,
     process: Arc<AtomicU32>,
+    pid: Arc<AtomicI32>,
 }
 
 /// Where kills are asked for.
 pub struct Kills {
     requests: mpsc::Receiver<oneshot::Sender<()>>,
     process: Arc<AtomicU32>,
+    pid: Arc<AtomicI32>,
 }
 
 impl Killer {
     /// A killer and the end that hears it.
     #[must_use]
     pub fn new() -> (Self, Kills) {
+        Self::of(0)
+    }
+
+    /// The same, for one of several operators, counted from 0.
+    #[must_use]
+    pub fn of(operator: u32) -> (Self, Kills) {
         let (sender, receiver) = mpsc::channel(4);
-        let process = Arc::new(AtomicU32::new(0));
-        (Self { requests: sender, process: Arc::clone(&process) }, Kills { requests: receiver, process })
+        let (process, pid) = (Arc::new(AtomicU32::new(operator * OPERATOR)), Arc::new(AtomicI32::new(0)));
+        let kills = Kills { requests: receiver, process: Arc::clone(&process), pid: Arc::clone(&pid) };
+        (Self { requests: sender, process, pid }, kills)
+    }
+
+    /// SIGSTOP: the process does nothing until [`Killer::thaw`].
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.pid.load(Ordering::SeqCst)) {
+            // It may have ended in this moment.
+            let _ = kill_process(pid, signal);
+        }
     }
 
     /// SIGKILL. Comes back when the process is gone; another one is started then.
@@ -70,10 +97,25 @@ pub struct Options {
     pub kubeconfig: PathBuf,
     /// Its logs go here, one file for each process.
     pub logs: PathBuf,
-    /// Whether runners are told where it takes early reports.
-    pub early_reports: bool,
+    /// Where runners are told to send early reports.
+    pub reports: Reports,
+    /// Who it is in the election of a leader; `None` without one.
+    pub candidate: Option<String>,
+    /// The mistake that is planted in it.
+    pub mutant: Option<&'static str>,
     /// How long succeeded Pods stay after a run's end.
     pub pod_ttl: String,
+}
+
+/// Where runners are told to send early reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reports {
+    /// Nowhere.
+    None,
+    /// To the operator.
+    Direct,
+    /// To this address, which passes them on to the operator's, at this port.
+    By(String, u16),
 }
 
 /// An operator that is started again whenever it ends, until this value is stopped or dropped.
@@ -85,7 +127,11 @@ pub struct Operator {
 impl Operator {
     /// Starts the first process.
     pub fn start(options: Options, recorder: Recorder, kills: Kills) -> Result<Self> {
-        let ports = Ports { health: free_port()?, report: free_port()? };
+        let report = match &options.reports {
+            Reports::By(_, port) => *port,
+            Reports::None | Reports::Direct => free_port()?,
+        };
+        let ports = Ports { health: free_port()?, report };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             let supervisor = Supervisor { options, ports, recorder: recorder.clone() };
@@ -120,6 +166,7 @@ impl Supervisor {
         loop {
             let number = kills.process.load(Ordering::SeqCst) + 1;
             let mut child = self.spawn(number)?;
+            kills.pid.store(child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or(0), Ordering::SeqCst);
             kills.process.store(number, Ordering::SeqCst);
             self.recorder.push(What::Started(number));
             tokio::select! {
@@ -144,7 +191,7 @@ impl Supervisor {
     }
 
     fn spawn(&self, number: u32) -> Result<Child> {
-        let Options { program, namespace, kubeconfig, logs, early_reports, pod_ttl } = &self.options;
+        let Options { program, namespace, kubeconfig, logs, reports, candidate, mutant, pod_ttl } = &self.options;
         let Ports { health, report } = self.ports;
         let path = logs.join(format!("operator-{number}.log"));
         let log =
@@ -155,8 +202,21 @@ impl Supervisor {
         command.env("TRAINYARD_RUNNER_IMAGE", "localhost/step-runner:1").env("TRAINYARD_RUNNER_MOUNT", "Image");
         command.env("TRAINYARD_HEALTH_LISTEN", format!("127.0.0.1:{health}"));
         command.env("TRAINYARD_REPORT_LISTEN", format!("127.0.0.1:{report}"));
-        if *early_reports {
-            command.env("TRAINYARD_REPORT_URL", format!("http://127.0.0.1:{report}"));
+        match reports {
+            Reports::None => {}
+            Reports::Direct => {
+                command.env("TRAINYARD_REPORT_URL", format!("http://127.0.0.1:{report}"));
+            }
+            Reports::By(address, _) => {
+                command.env("TRAINYARD_REPORT_URL", format!("http://{address}"));
+            }
+        }
+        if let Some(name) = candidate {
+            command.env("TRAINYARD_LEADER_ELECTION", "true").env("POD_NAMESPACE", namespace);
+            command.env("POD_NAME", format!("{name}-{number}"));
+        }
+        if let Some(mutant) = mutant {
+            command.env("TRAINYARD_MUTANT", mutant);
         }
         command.env("TRAINYARD_POD_TTL", pod_ttl);
         command.env("TRAINYARD_LOG_LEVEL", "info,trainyard_operator=debug");
@@ -167,7 +227,7 @@ impl Supervisor {
 
 /// A port below those that the kernel gives to clients, so that a killed operator finds it free again. No two calls of one
 /// process get the same.
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 10_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -194,7 +254,16 @@ mod tests {
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
         let kubeconfig = folder.join("kubeconfig");
         let (namespace, logs, pod_ttl) = ("n".into(), folder.into(), "1s".into());
-        Options { program, namespace, kubeconfig, logs, early_reports: true, pod_ttl }
+        Options {
+            program,
+            namespace,
+            kubeconfig,
+            logs,
+            reports: Reports::Direct,
+            candidate: None,
+            mutant: None,
+            pod_ttl,
+        }
     }
 
     #[tokio::test]

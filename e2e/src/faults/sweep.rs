@@ -1,33 +1,35 @@
-//! The sweep: a run without a fault to count the writes, then one case for each write and fault, several at a time.
+//! The sweep: runs without a fault to count places, then one case for each chosen place and fault, several at a time.
 
-use super::case::{self, Case, Setup};
-use super::fault::{CaseName, Fault};
+use super::case::{self, Case, Places, Setup};
+use super::fault::CaseName;
 use super::history::What;
 use super::invariants::{Summary, Violation};
-use super::proxy::Plan;
 use super::workload::Workload;
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// The variable that names the only case to run.
 pub const ENV_CASE: &str = "TRAINYARD_FAULT";
+/// Cases that mostly wait go on in such numbers beside the others.
+const WAITING: usize = 64;
 
 /// What is known of a workload after its run without a fault.
 #[derive(Clone, Debug)]
 pub struct Learned {
-    /// How many writes the operator needed.
-    pub writes: u32,
+    /// How many places for faults it has.
+    pub places: Places,
     /// How it ended.
     pub summary: Summary,
     /// How long it took.
     pub took: Duration,
-    /// What each write was, from the first.
-    pub list: Vec<String>,
+    /// Method and path of each write, from the first.
+    pub list: Vec<(String, String)>,
 }
 
 /// What came of one case of a sweep.
@@ -35,8 +37,8 @@ pub struct Learned {
 pub struct Verdict {
     /// Which case.
     pub name: CaseName,
-    /// Whether the fault took place: a run may need fewer writes than the one that was counted.
-    pub faulted: bool,
+    /// How many of its faults took place: a run may have fewer places than the one that was counted.
+    pub struck: usize,
     /// What is wrong.
     pub violations: Vec<Violation>,
     /// How long it took.
@@ -53,116 +55,122 @@ pub struct Report {
 }
 
 impl Report {
-    /// Takes in another report.
-    pub fn extend(&mut self, other: Self) {
-        self.verdicts.extend(other.verdicts);
-        self.took += other.took;
-    }
-
     /// The cases in which something is wrong.
     pub fn failures(&self) -> impl Iterator<Item = &Verdict> {
         self.verdicts.iter().filter(|verdict| !verdict.violations.is_empty())
     }
 
-    /// The last lines of a sweep: cases by class and fault, and the sum.
+    /// How many violations there are.
+    #[must_use]
+    pub fn violations(&self) -> usize {
+        self.verdicts.iter().map(|verdict| verdict.violations.len()).sum()
+    }
+
+    /// Cases and time by class and fault.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let mut kinds: BTreeMap<(&str, Fault), Vec<&Verdict>> = BTreeMap::new();
+        let mut kinds: BTreeMap<(char, String), Vec<&Verdict>> = BTreeMap::new();
         for verdict in &self.verdicts {
-            kinds.entry((&verdict.name.workload, verdict.name.fault)).or_default().push(verdict);
+            kinds.entry((verdict.name.class(), verdict.name.kind())).or_default().push(verdict);
         }
         let mut lines: Vec<String> = kinds
             .into_iter()
-            .map(|((workload, fault), verdicts)| {
-                let reached = verdicts.iter().filter(|verdict| verdict.faulted).count();
+            .map(|((class, kind), verdicts)| {
+                let reached = verdicts.iter().filter(|verdict| verdict.struck > 0).count();
                 let mut times: Vec<f64> = verdicts.iter().map(|verdict| verdict.took.as_secs_f64()).collect();
                 times.sort_by(f64::total_cmp);
                 let (middle, most) = (times[times.len() / 2], times[times.len() - 1]);
                 format!(
-                    "faults: class {} {workload} {fault:?}: {} cases, {reached} reached, {middle:.1} s each, {most:.1} s at most",
-                    fault.class(),
+                    "faults: class {class} {kind}: {} cases, {reached} reached, {middle:.1} s each, {most:.1} s at most",
                     verdicts.len(),
                 )
             })
             .collect();
         lines.push(format!("faults: all of it took {:.0} s", self.took.as_secs_f64()));
-        let violations: usize = self.verdicts.iter().map(|verdict| verdict.violations.len()).sum();
-        lines.push(format!("faults: {} cases, {violations} violations", self.verdicts.len()));
         lines
     }
 }
 
-/// A sweep over one workload.
+/// A sweep on one API server.
 pub struct Sweep {
     setup: Setup,
-    workload: Workload,
     /// Distinguishes the namespaces of this sweep from those of others on the same cluster.
     prefix: String,
+    /// Number of the next case.
+    next: AtomicU32,
     /// Cases at the same time.
     together: usize,
 }
 
 impl Sweep {
-    /// The workload.
+    /// A sweep with `together` cases at the same time, beside those that mostly wait.
     #[must_use]
-    pub fn workload(&self) -> &Workload {
-        &self.workload
-    }
-
-    /// A sweep with `together` cases at the same time.
-    #[must_use]
-    pub fn new(setup: Setup, workload: Workload, together: usize) -> Self {
+    pub fn new(setup: Setup, together: usize) -> Self {
         let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis();
-        let prefix = format!("f{since}-{}", workload.name);
-        Self { setup, workload, prefix, together }
+        Self { setup, prefix: format!("f{since}"), next: AtomicU32::new(1), together }
     }
 
-    /// The run without a fault.
+    fn namespace(&self, workload: &Workload) -> String {
+        format!("{}-{}-{}", self.prefix, workload.name, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The run of a workload without a fault.
     ///
     /// # Errors
     /// When it does not end well: then there is nothing to compare with.
-    pub async fn learn(&self) -> Result<Learned> {
-        let namespace = format!("{}-learn", self.prefix);
-        let case = case::run(&self.setup, &self.workload, &namespace, None).await?;
-        let violations = case.violations(&self.workload, None);
+    pub async fn learn(&self, workload: &Workload) -> Result<Learned> {
+        let namespace = self.namespace(workload);
+        let case = case::run(&self.setup, workload, &namespace, &[]).await?;
+        let violations = case.violations(workload, &[], None);
         let summary = Summary::of(&case.history);
         let folder = self.setup.folder.join(&namespace);
-        if !violations.is_empty() || summary.run[0] != "Succeeded" || !case.settled {
+        let ended = workload.end == "Deleted" || summary.run[0] == workload.end;
+        if !violations.is_empty() || !ended || !case.settled {
             let path = case::keep(&folder, &case.history)?;
             let list: String = violations.iter().map(|violation| format!("\n  {violation}")).collect();
-            bail!("the run without a fault: {summary}{list}\n  see {}", path.display());
+            bail!("{} without a fault: {summary}{list}\n  see {}", workload.name, path.display());
         }
         fs::remove_dir_all(&folder)?;
-        let list: Vec<String> =
-            case.history.writes().iter().map(|write| shown(&write.request.method, &write.request.path)).collect();
-        let writes = u32::try_from(list.len())?;
-        Ok(Learned { writes, summary, took: case.took, list })
+        let list = case.history.writes();
+        let list = list.iter().map(|write| (write.request.method.clone(), write.request.path.clone())).collect();
+        Ok(Learned { places: case.places, summary, took: case.took, list })
     }
 
-    /// Every case of these faults. `told` hears of each case as it ends.
+    /// All of these cases, until `told`, which hears of each as it ends, says that it is enough.
     ///
     /// # Errors
     /// When the harness itself cannot go on.
-    pub async fn run(self: Arc<Self>, learned: &Learned, faults: &[Fault], told: impl Fn(&Verdict)) -> Result<Report> {
+    pub async fn run(
+        self: Arc<Self>,
+        known: &[(Workload, Learned)],
+        cases: &[CaseName],
+        mut told: impl FnMut(&Verdict) -> bool,
+    ) -> Result<Report> {
         let began = Instant::now();
-        let room = Arc::new(Semaphore::new(self.together));
+        let (busy, waiting) = (Arc::new(Semaphore::new(self.together)), Arc::new(Semaphore::new(WAITING)));
         let mut tasks = JoinSet::new();
-        for write in 1..=learned.writes {
-            for fault in faults.iter().copied() {
-                let name = CaseName { workload: self.workload.name.to_owned(), write, fault };
-                let (sweep, room, expected) = (Arc::clone(&self), Arc::clone(&room), learned.summary.clone());
-                tasks.spawn(async move {
-                    let _turn = room.acquire_owned().await?;
-                    sweep.case(&name, &expected, false).await
-                });
-            }
+        for name in cases.iter().cloned() {
+            let (workload, learned) = known
+                .iter()
+                .find(|(workload, _)| workload.name == name.workload)
+                .with_context(|| format!("no workload {}", name.workload))?;
+            let (workload, expected) = (workload.clone(), learned.summary.clone());
+            let (sweep, room) = (Arc::clone(&self), Arc::clone(if name.is_slow() { &waiting } else { &busy }));
+            tasks.spawn(async move {
+                let _turn = room.acquire_owned().await?;
+                sweep.case(&workload, &name, &expected, false).await
+            });
         }
         let mut verdicts = Vec::new();
         while let Some(verdict) = tasks.join_next().await {
             let verdict = verdict??;
-            told(&verdict);
+            let enough = told(&verdict);
             verdicts.push(verdict);
+            if enough {
+                break;
+            }
         }
+        tasks.shutdown().await;
         verdicts.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Report { verdicts, took: began.elapsed() })
     }
@@ -171,11 +179,11 @@ impl Sweep {
     ///
     /// # Errors
     /// When the harness itself cannot go on.
-    pub async fn case(&self, name: &CaseName, expected: &Summary, keep: bool) -> Result<Verdict> {
-        let CaseName { write, fault, .. } = *name;
-        let namespace = format!("{}-{write}-{}", self.prefix, format!("{fault:?}").to_lowercase());
-        let case = case::run(&self.setup, &self.workload, &namespace, Some(Plan { write, fault })).await?;
-        let violations = case.violations(&self.workload, Some(expected));
+    pub async fn case(&self, workload: &Workload, name: &CaseName, expected: &Summary, keep: bool) -> Result<Verdict> {
+        let namespace = self.namespace(workload);
+        let case =
+            case::run(&self.setup, workload, &namespace, &name.strikes).await.with_context(|| name.to_string())?;
+        let violations = case.violations(workload, &name.strikes, Some(expected));
         let folder = self.setup.folder.join(&namespace);
         if violations.is_empty() && !keep {
             fs::remove_dir_all(&folder)?;
@@ -183,7 +191,7 @@ impl Sweep {
             case::keep(&folder, &case.history)?;
             fs::write(folder.join("case.txt"), account(name, &case, &violations))?;
         }
-        Ok(Verdict { name: name.clone(), faulted: case.history.faulted(), violations, took: case.took })
+        Ok(Verdict { name: name.clone(), struck: case.history.faults(), violations, took: case.took })
     }
 }
 
@@ -221,7 +229,8 @@ fn account(name: &CaseName, case: &Case, violations: &[Violation]) -> String {
 }
 
 /// A request without what differs from case to case.
-fn shown(method: &str, path: &str) -> String {
+#[must_use]
+pub fn shown(method: &str, path: &str) -> String {
     let mut parts: Vec<&str> = path.split('/').collect();
     if let Some(at) = parts.iter().position(|part| *part == "namespaces") {
         parts.drain(..(at + 2).min(parts.len()));
@@ -231,36 +240,36 @@ fn shown(method: &str, path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fault::{Fault, Place};
     use super::*;
 
-    fn verdict(write: u32, fault: Fault, faulted: bool, violations: usize) -> Verdict {
+    fn verdict(write: u32, fault: Fault, struck: usize, violations: usize) -> Verdict {
         let violation = Violation { invariant: "I1", what: "two".into() };
         Verdict {
-            name: CaseName { workload: "chain3".into(), write, fault },
-            faulted,
+            name: CaseName::one("chain5", Place::Write(write), fault),
+            struck,
             violations: vec![violation; violations],
             took: Duration::from_secs(u64::from(write)),
         }
     }
 
     #[test]
-    fn the_last_line_is_the_sum() {
+    fn cases_are_summed_up_by_class_and_fault() {
         let verdicts = vec![
-            verdict(1, Fault::KillBefore, true, 0),
-            verdict(2, Fault::KillBefore, false, 0),
-            verdict(1, Fault::KillAfterReply, true, 2),
+            verdict(1, Fault::KillBefore, 1, 0),
+            verdict(2, Fault::KillBefore, 0, 0),
+            verdict(1, Fault::KillAfterReply, 1, 2),
         ];
         let report = Report { verdicts, took: Duration::from_secs(7) };
         assert_eq!(
             report.lines(),
             [
-                "faults: class A chain3 KillBefore: 2 cases, 1 reached, 2.0 s each, 2.0 s at most",
-                "faults: class A chain3 KillAfterReply: 1 cases, 1 reached, 1.0 s each, 1.0 s at most",
+                "faults: class A KillAfterReply: 1 cases, 1 reached, 1.0 s each, 1.0 s at most",
+                "faults: class A KillBefore: 2 cases, 1 reached, 2.0 s each, 2.0 s at most",
                 "faults: all of it took 7 s",
-                "faults: 3 cases, 2 violations",
             ]
         );
-        assert_eq!(report.failures().count(), 1);
+        assert_eq!((report.failures().count(), report.violations()), (1, 2));
     }
 
     #[test]

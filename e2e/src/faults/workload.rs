@@ -1,6 +1,10 @@
 //! What is run under faults.
 
+use super::user::During;
 use serde_json::{Value, json};
+
+/// The image that stages name. Nobody pulls it.
+const IMAGE: &str = "localhost/none:1";
 
 /// A pipeline, and what the invariants have to know of it.
 #[derive(Clone, Debug)]
@@ -13,29 +17,96 @@ pub struct Workload {
     pub stages: Vec<Stage>,
     /// Whether runners reach the operator. If not, success is known only when the kubelet shows it.
     pub early_reports: bool,
+    /// Whether its store is a bucket of an S3 server; else it is a folder.
+    pub bucket: bool,
+    /// What its user does meanwhile.
+    pub during: Option<During>,
+    /// How it ends without a fault: a phase, or `Deleted`.
+    pub end: &'static str,
+    /// How many cases of the gate are its share, relative to the others.
+    pub weight: u32,
 }
 
 /// A stage, as far as the invariants are concerned.
 #[derive(Clone, Debug)]
 pub struct Stage {
     /// Its name.
-    pub name: &'static str,
+    pub name: String,
     /// The stages that must have committed before its Pod may exist.
-    pub needs: Vec<&'static str>,
+    pub needs: Vec<String>,
     /// How often it may be repeated after a failure of its own.
     pub retries: u32,
 }
 
+impl Stage {
+    pub(super) fn new(name: &str, needs: &[&str], retries: u32) -> Self {
+        Self { name: name.to_owned(), needs: needs.iter().map(|name| (*name).to_owned()).collect(), retries }
+    }
+}
+
 /// Where a volume stands for the store; the test kubelet has its folder.
-fn store() -> Value {
+fn folder() -> Value {
     json!({"volume": {"claimName": "store"}})
 }
 
+/// A stage that writes a text of its inputs' lines and one of its own, and counts the lines as a result.
+fn writer(name: &str, inputs: &[&str]) -> Value {
+    let read: String = inputs.iter().map(|input| format!("cat \"$TRAINYARD_IN_{}\"\n", input.to_uppercase())).collect();
+    let script = format!(
+        "#!/bin/sh\nset -e\n{{\n{read}echo \"{name} $1\"\n}} > \"$TRAINYARD_OUT_TEXT\"\n\
+         grep -c . \"$TRAINYARD_OUT_TEXT\" > \"$TRAINYARD_ROOT/results/lines\"\n"
+    );
+    // What the first input's stage has counted goes by parameters, what it has written by the store.
+    let argument = inputs.first().map_or_else(|| "0".to_owned(), |before| format!("$(stages.{before}.results.lines)"));
+    let mut stage = json!({
+        "name": name,
+        "container": {"image": IMAGE, "script": script, "args": [argument]},
+        "outputs": [{"name": "text", "type": "Text"}],
+        "results": [{"name": "lines", "type": "integer"}],
+    });
+    if !inputs.is_empty() {
+        let from = |input: &&str| json!({"name": input, "from": format!("{input}.text")});
+        stage["inputs"] = inputs.iter().map(from).collect();
+    }
+    stage
+}
+
+fn script(name: &str, script: &str) -> Value {
+    json!({"name": name, "container": {"image": IMAGE, "script": format!("#!/bin/sh\n{script}\n")}})
+}
+
 impl Workload {
+    fn new(name: &'static str, pipeline: Value, stages: Vec<Stage>) -> Self {
+        Self { name, pipeline, stages, early_reports: true, bucket: false, during: None, end: "Succeeded", weight: 4 }
+    }
+
+    /// Writers with these inputs, each listed after what it reads.
+    fn writers(name: &'static str, graph: &[(&str, &[&str])]) -> Self {
+        let stages: Vec<Value> = graph.iter().map(|(name, inputs)| writer(name, inputs)).collect();
+        let known = graph.iter().map(|(name, inputs)| Stage::new(name, inputs, 0)).collect();
+        Self::new(name, json!({"store": folder(), "stages": stages}), known)
+    }
+
     /// Every workload of the sweep.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        vec![Self::chain3(), Self::chain3_silent()]
+        vec![
+            Self::writers("single", &[("first", &[])]),
+            Self::chain5("chain5"),
+            Self { early_reports: false, ..Self::chain5("chain5-silent") },
+            Self::bucket(),
+            Self::writers(
+                "diamond",
+                &[("first", &[]), ("left", &["first"]), ("right", &["first"]), ("last", &["left", "right"])],
+            ),
+            Self { weight: 1, ..Self::fan() },
+            Self::fails_twice(),
+            Self { end: "Failed", ..Self::fails_for_good() },
+            Self::is_skipped(),
+            Self { end: "Failed", ..Self::takes_too_long() },
+            Self { end: "Cancelled", during: Some(During::Cancel), ..Self::waits("cancel") },
+            Self { end: "Deleted", during: Some(During::Delete), ..Self::waits("delete") },
+        ]
     }
 
     /// The workload of that name.
@@ -44,54 +115,135 @@ impl Workload {
         Self::all().into_iter().find(|workload| workload.name == name)
     }
 
-    /// Three stages, each of which adds a line to what the one before has written.
-    #[must_use]
-    pub fn chain3() -> Self {
-        let names = ["first", "second", "third"];
-        let stage = |(index, name): (usize, &&'static str)| {
-            let before = index.checked_sub(1).map(|before| names[before]);
-            let input = before.map(|before| json!([{"name": "before", "from": format!("{before}.text")}]));
-            let read = if before.is_some() { "cat \"$TRAINYARD_IN_BEFORE\"\n" } else { "" };
-            let script = format!(
-                "#!/bin/sh\nset -e\n{{\n{read}echo \"$1\"\n}} > \"$TRAINYARD_OUT_TEXT\"\n\
-                 grep -c . \"$TRAINYARD_OUT_TEXT\" > \"$TRAINYARD_ROOT/results/lines\"\n"
-            );
-            // What the stage before has counted goes by parameters, what it has written by the store.
-            let argument = before.map_or_else(|| "0".to_owned(), |before| format!("$(stages.{before}.results.lines)"));
-            let mut stage = json!({
-                "name": name,
-                "container": {"image": "localhost/none:1", "script": script, "args": [argument]},
-                "outputs": [{"name": "text", "type": "Text"}],
-                "results": [{"name": "lines", "type": "integer"}],
-            });
-            if let Some(input) = input {
-                stage["inputs"] = input;
-            }
-            stage
-        };
-        let stages: Vec<Value> = names.iter().enumerate().map(stage).collect();
-        let known = |(index, name): (usize, &&'static str)| Stage {
-            name,
-            needs: index.checked_sub(1).map(|before| names[before]).into_iter().collect(),
-            retries: 0,
-        };
-        Self {
-            name: "chain3",
-            pipeline: json!({"store": store(), "stages": stages}),
-            stages: names.iter().enumerate().map(known).collect(),
-            early_reports: true,
-        }
+    /// Five stages, each of which adds a line to what the one before has written.
+    fn chain5(name: &'static str) -> Self {
+        let graph: [(&str, &[&str]); 5] = [
+            ("first", &[]),
+            ("second", &["first"]),
+            ("third", &["second"]),
+            ("fourth", &["third"]),
+            ("fifth", &["fourth"]),
+        ];
+        Self::writers(name, &graph)
     }
 
-    /// The same without early reports: every hop waits for the kubelet, and status is written at every hop.
-    #[must_use]
-    pub fn chain3_silent() -> Self {
-        Self { name: "chain3-silent", early_reports: false, ..Self::chain3() }
+    /// Three stages on an S3 server.
+    fn bucket() -> Self {
+        let graph: [(&str, &[&str]); 3] = [("first", &[]), ("second", &["first"]), ("third", &["second"])];
+        let mut workload = Self::writers("bucket", &graph);
+        let store = json!({
+            "uri": "s3://trainyard/runs", "s3": {"endpoint": "http://store:9000", "region": "us-east-1"},
+            "credentials": {"secretName": "store"},
+        });
+        workload.pipeline["store"] = store;
+        workload.bucket = true;
+        workload
+    }
+
+    /// One stage, twenty that read it, one that reads these.
+    fn fan() -> Self {
+        let names: Vec<String> = (1..=16).map(|number| format!("s{number}")).collect();
+        let mut stages = vec![writer("first", &[])];
+        stages.extend(names.iter().map(|name| writer(name, &["first"])));
+        // A stage has at most 16 inputs: four more are waited for.
+        let more: Vec<String> = (17..=20).map(|number| format!("s{number}")).collect();
+        stages.extend(more.iter().map(|name| writer(name, &["first"])));
+        let inputs: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut last = writer("last", &inputs);
+        last["dependsOn"] = json!(more);
+        stages.push(last);
+        let mut known = vec![Stage::new("first", &[], 0)];
+        known.extend(names.iter().chain(&more).map(|name| Stage::new(name, &["first"], 0)));
+        let all: Vec<&str> = names.iter().chain(&more).map(String::as_str).collect();
+        known.push(Stage::new("last", &all, 0));
+        Self::new("fan20", json!({"store": folder(), "stages": stages}), known)
+    }
+
+    /// A stage that fails twice by its own fault and then succeeds. It counts in its store's folder, since attempts that the
+    /// infrastructure costs do not count.
+    fn fails_twice() -> Self {
+        let mut first = writer("first", &[]);
+        let body = first["container"]["script"].as_str().unwrap_or_default().replacen(
+            "set -e\n",
+            "set -e\nif [ \"$TRAINYARD_ATTEMPT\" -lt 3 ]; then echo \"attempt $TRAINYARD_ATTEMPT fails\"; exit 3; fi\n",
+            1,
+        );
+        first["container"]["script"] = body.into();
+        first["retry"] = json!({"limit": 2, "backoff": {"initial": "1s", "factor": 1}});
+        let stages = json!([first, writer("second", &["first"])]);
+        let known = vec![Stage::new("first", &[], 2), Stage::new("second", &["first"], 0)];
+        Self::new("retry", json!({"store": folder(), "stages": stages}), known)
+    }
+
+    /// A stage that fails, one that needs it, and one that runs whatever happened.
+    fn fails_for_good() -> Self {
+        let mut failing = script("first", "echo something is wrong\nexit 3");
+        failing["outputs"] = json!([{"name": "text", "type": "Text"}]);
+        let pipeline = json!({
+            "store": folder(),
+            "stages": [failing, writer_of("second", "first")],
+            "finally": [writer("report", &[])],
+        });
+        let known =
+            vec![Stage::new("first", &[], 0), Stage::new("second", &["first"], 0), Stage::new("report", &[], 0)];
+        Self::new("failure", pipeline, known)
+    }
+
+    /// A stage whose condition is false, and one that needs it.
+    fn is_skipped() -> Self {
+        let mut second = writer("second", &["first"]);
+        second["when"] = "stages.first.results.lines > 5".into();
+        let stages = json!([writer("first", &[]), second, writer_of("third", "second")]);
+        let known =
+            vec![Stage::new("first", &[], 0), Stage::new("second", &["first"], 0), Stage::new("third", &["second"], 0)];
+        Self::new("when", json!({"store": folder(), "stages": stages}), known)
+    }
+
+    /// A stage that does not end in its time.
+    fn takes_too_long() -> Self {
+        let mut first = script("first", "exec sleep 1000");
+        first["timeout"] = "1s".into();
+        Self::new("timeout", json!({"store": folder(), "stages": [first]}), vec![Stage::new("first", &[], 0)])
+    }
+
+    /// A stage that ends, one that does not, and one that waits for it.
+    fn waits(name: &'static str) -> Self {
+        let mut second = script("second", "exec sleep 1000");
+        second["dependsOn"] = json!(["first"]);
+        let mut third = script("third", "exit 0");
+        third["dependsOn"] = json!(["second"]);
+        let stages = json!([writer("first", &[]), second, third]);
+        let known =
+            vec![Stage::new("first", &[], 0), Stage::new("second", &["first"], 0), Stage::new("third", &["second"], 0)];
+        Self::new(name, json!({"store": folder(), "stages": stages}), known)
     }
 
     /// The stage of that name.
     #[must_use]
     pub fn stage(&self, name: &str) -> Option<&Stage> {
         self.stages.iter().find(|stage| stage.name == name)
+    }
+}
+
+/// A stage that reads the text of another, without its result.
+fn writer_of(name: &str, input: &str) -> Value {
+    let mut stage = writer(name, &[input]);
+    stage["container"]["args"] = json!(["0"]);
+    stage
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_workload_knows_its_stages() {
+        for workload in Workload::all() {
+            let listed = ["stages", "finally"].into_iter().flat_map(|list| workload.pipeline[list].as_array().cloned());
+            let names: Vec<Value> = listed.flatten().map(|stage| stage["name"].clone()).collect();
+            let known: Vec<&str> = workload.stages.iter().map(|stage| stage.name.as_str()).collect();
+            assert_eq!(json!(names), json!(known), "{}", workload.name);
+            assert!(Workload::named(workload.name).is_some());
+        }
     }
 }

@@ -34,7 +34,15 @@ impl Pass<'_> {
                 nodes.push(node);
             }
         }
+        for stage in self.observed.stages_with_lost() {
+            if let Some(node) = self.graph.position(stage)
+                && !self.phases[node].is_terminal()
+            {
+                nodes.push(node);
+            }
+        }
         nodes.sort_unstable();
+        nodes.dedup();
         for node in nodes {
             self.attempt(node);
         }
@@ -43,8 +51,10 @@ impl Pass<'_> {
     fn attempt(&mut self, node: usize) {
         let prior = self.prior(node);
         let attempts = self.observed.attempts(self.node(node).name());
-        let number = attempts.last().map_or(0, |attempt| attempt.number).max(prior.attempt.unwrap_or(0));
-        for stray in attempts.iter().filter(|attempt| attempt.number < number) {
+        let lost = self.observed.lost(self.node(node).name()).unwrap_or(0);
+        let number = attempts.last().map_or(0, |attempt| attempt.number).max(prior.attempt.unwrap_or(0)).max(lost);
+        // One whose end is on record is shown as it was before.
+        for stray in attempts.iter().filter(|attempt| attempt.number < number && !on_record(prior, attempt.number)) {
             if !matches!(stray.state, AttemptState::Ended(_)) {
                 self.stop(node, stray);
             }
@@ -62,16 +72,19 @@ impl Pass<'_> {
                     }
                     None => self.failed(node, number, &attempt.pod, attempt.created, ended),
                 },
+                // Its end is on record: what is shown is older.
+                AttemptState::Pending(_) | AttemptState::Running(_) if recorded => {}
                 AttemptState::Pending(waiting) => self.pending(node, attempt, waiting),
                 AttemptState::Running(since) => self.running(node, attempt, *since),
             },
             None if recorded => {}
             None if self.observed.is_gone(self.node(node).name(), number) => {
-                let ended = self.verdict(node, number).unwrap_or_else(|| self.vanished(node));
-                self.failed(node, number, &prior.pod, self.now, &ended);
+                let ended = self.verdict(node, number).unwrap_or_else(|| self.vanished(node, number));
+                self.failed(node, number, &self.pod_of(node, number), self.now, &ended);
             }
             None => {
-                let pod = if prior.pod.is_empty() { self.pod(node, number) } else { prior.pod.clone() };
+                let pod = self.pod_of(node, number);
+                self.asked.insert(node);
                 self.actions.push(Action::Confirm { node, attempt: number, pod });
             }
         }
@@ -86,14 +99,21 @@ impl Pass<'_> {
     }
 
     /// The failure of an attempt whose Pod is gone without a word.
-    fn vanished(&self, node: usize) -> Ended {
-        let prior = self.prior(node);
+    fn vanished(&self, node: usize, number: u32) -> Ended {
+        let (prior, pod) = (self.prior(node), self.pod_of(node, number));
         if prior.phase == StagePhase::Running && prior.reason == Reason::NodeLost.as_str() {
-            let message = format!("the node did not answer any more, and Pod {} is gone", prior.pod);
+            let message = format!("the node did not answer any more, and Pod {pod} is gone");
             return Ended::failure(Class::Infra, Reason::NodeLost.as_str(), message);
         }
-        let message = format!("Pod {} is gone and did not say how it ended", prior.pod);
+        let message = format!("Pod {pod} is gone and did not say how it ended");
         Ended::failure(Class::Infra, Reason::Disrupted.as_str(), message)
+    }
+
+    /// The Pod of an attempt, by the status or, before it names it, by its rule.
+    fn pod_of(&self, node: usize, attempt: u32) -> String {
+        let prior = self.prior(node);
+        let named = prior.attempt == Some(attempt) && !prior.pod.is_empty();
+        if named { prior.pod.clone() } else { self.pod(node, attempt) }
     }
 
     pub(crate) fn pod(&self, node: usize, attempt: u32) -> String {
@@ -282,6 +302,12 @@ impl Pass<'_> {
         row.end = row.attempt.is_some().then_some(Time(end));
         self.set(node, row);
     }
+}
+
+/// Whether the failure of an attempt stands in its stage's row, or stood there before newer ones.
+fn on_record(row: &StageStatus, number: u32) -> bool {
+    let mut failed = row.failed_attempts.iter().map(|failed| failed.attempt);
+    failed.clone().next().is_some_and(|oldest| number < oldest) || failed.any(|attempt| attempt == number)
 }
 
 /// A reason with its message, if there is one.

@@ -11,6 +11,7 @@ use trainyard_crds::condition::Reason;
 pub struct Observed {
     attempts: BTreeMap<String, Vec<Attempt>>,
     gone: BTreeSet<(String, u32)>,
+    lost: BTreeMap<String, u32>,
     blocked: BTreeMap<String, Blocked>,
 }
 
@@ -29,6 +30,7 @@ impl Observed {
     /// Adds or replaces an attempt.
     pub fn insert(&mut self, stage: &str, attempt: Attempt) {
         self.gone.remove(&(stage.to_owned(), attempt.number));
+        self.lost.remove(stage);
         let attempts = self.attempts.entry(stage.to_owned()).or_default();
         match attempts.binary_search_by_key(&attempt.number, |other| other.number) {
             Ok(at) => attempts[at] = attempt,
@@ -36,8 +38,15 @@ impl Observed {
         }
     }
 
-    /// Forgets an attempt whose Pod is no longer there. It counts as gone only after [`Observed::confirm_gone`].
+    /// Forgets an attempt whose Pod is no longer there. That it has been there is remembered, and it counts as gone only after
+    /// [`Observed::confirm_gone`].
     pub fn remove(&mut self, stage: &str, number: u32) {
+        self.forget(stage, number);
+        let lost = self.lost.entry(stage.to_owned()).or_default();
+        *lost = number.max(*lost);
+    }
+
+    fn forget(&mut self, stage: &str, number: u32) {
         if let Some(attempts) = self.attempts.get_mut(stage) {
             attempts.retain(|attempt| attempt.number != number);
         }
@@ -45,7 +54,7 @@ impl Observed {
 
     /// Records that a live read found no Pod for this attempt.
     pub fn confirm_gone(&mut self, stage: &str, number: u32) {
-        self.remove(stage, number);
+        self.forget(stage, number);
         self.gone.insert((stage.to_owned(), number));
     }
 
@@ -64,6 +73,16 @@ impl Observed {
     /// One attempt, to be changed.
     pub fn attempt_mut(&mut self, stage: &str, number: u32) -> Option<&mut Attempt> {
         self.attempts.get_mut(stage)?.iter_mut().find(|attempt| attempt.number == number)
+    }
+
+    /// The newest attempt of a stage that has been seen and is no longer shown.
+    pub(crate) fn lost(&self, stage: &str) -> Option<u32> {
+        self.lost.get(stage).copied()
+    }
+
+    /// The stages that have such an attempt.
+    pub(crate) fn stages_with_lost(&self) -> impl Iterator<Item = &str> {
+        self.lost.keys().map(String::as_str)
     }
 
     pub(crate) fn is_gone(&self, stage: &str, number: u32) -> bool {

@@ -150,6 +150,7 @@ pub fn plan(graph: &Graph, run: &Run<'_>, observed: &Observed, now: Timestamp) -
         phases,
         changed: vec![None; graph.nodes().len()],
         unwritten: BTreeSet::new(),
+        asked: BTreeSet::new(),
         actions: Vec::new(),
         requeue_at: None,
     };
@@ -174,6 +175,8 @@ pub(crate) struct Pass<'a> {
     changed: Vec<Option<Box<StageStatus>>>,
     /// Stages that failed in this pass, were stopped, or were skipped because of such ones.
     unwritten: BTreeSet<usize>,
+    /// Stages that wait for the answer to a question about an attempt.
+    pub(crate) asked: BTreeSet<usize>,
     pub(crate) actions: Vec<Action>,
     requeue_at: Option<Timestamp>,
 }
@@ -230,7 +233,13 @@ impl<'a> Pass<'a> {
                 }
             }
             match self.phases[node] {
+                StagePhase::Waiting | StagePhase::Retrying if self.asked.contains(&node) => {}
                 StagePhase::Waiting | StagePhase::Retrying if self.stopping(self.node(node).section()) => {
+                    if let Some(attempt) = self.may_have_begun(node) {
+                        let pod = self.pod(node, attempt);
+                        self.actions.push(Action::Confirm { node, attempt, pod });
+                        continue;
+                    }
                     let row = self.current(node).clone();
                     self.cancelled(node, row, self.now);
                 }
@@ -245,6 +254,21 @@ impl<'a> Pass<'a> {
                 | StagePhase::Cancelled => {}
             }
         }
+    }
+
+    /// The attempt of a waiting stage whose Pod may exist although nothing of it is known: its create may have been the last thing
+    /// that an operator before this one did.
+    fn may_have_begun(&self, node: usize) -> Option<u32> {
+        let prior = self.prior(node);
+        let attempt = match prior.phase {
+            StagePhase::Waiting => {
+                let ready = |need: &crate::graph::Need| need.on.allows(self.phases[need.node]);
+                self.node(node).needs.iter().all(ready).then_some(1)
+            }
+            StagePhase::Retrying => prior.attempt.map(|attempt| attempt.saturating_add(1)),
+            _ => None,
+        };
+        attempt.filter(|attempt| !self.observed.is_gone(self.node(node).name(), *attempt))
     }
 
     /// Whether a stage has ended so that others may start because of it: a success is kept by its commit record, and a failure only

@@ -18,6 +18,7 @@ use trainyard_crds::v1alpha1::{Pipeline, PipelineRun};
 use trainyard_planner::Graph;
 
 use crate::apply::{WriteError, Writer};
+use crate::audit::audited;
 use crate::context::Context;
 use crate::health::Readiness;
 use crate::status_patch;
@@ -45,7 +46,7 @@ pub(crate) async fn run(
     };
     let watched = readiness.watch(&format!("pipelines in {}", namespace.as_deref().unwrap_or("all namespaces")));
     let (reader, writer) = reflector::store::<Guarded>();
-    let stream = watcher(pipelines, watcher::Config::default().timeout(WATCH_SECONDS))
+    let stream = audited(pipelines, watcher::Config::default().timeout(WATCH_SECONDS))
         .default_backoff()
         .modify(|pipeline| pipeline.meta_mut().managed_fields = None)
         .inspect(move |event| {
@@ -113,17 +114,52 @@ async fn look(pipeline: &Guarded, context: &Context) -> Result<Action, WriteErro
     }
     let namespace = pipeline.namespace().unwrap_or_default();
     let graph = Graph::new(&pipeline.spec, context.settings.default_store.as_ref());
-    let runs = active_runs(context, &namespace, &pipeline.name_any()).await?;
-    let prior = pipeline.status.clone().unwrap_or_default();
+    let mut runs = active_runs(context, &namespace, &pipeline.name_any()).await?;
+    let mut prior = pipeline.status.clone().unwrap_or_default();
+    let before = prior.clone();
+    if let Some(last) = &prior.last_run
+        && !last.phase.is_terminal()
+        && !runs.contains_key(&last.name)
+    {
+        // It left the watch before its end was written here, or it was deleted.
+        let live = Writer::new(context.client.clone()).read_run(&namespace, &last.name).await?;
+        prior.last_run = live.as_ref().and_then(report::last_run);
+        // Or the watch is behind, and it is active.
+        runs.extend(live.map(|live| (live.name_any(), live)));
+    }
     let status =
         report::status(&prior, pipeline.metadata.generation.unwrap_or_default(), &graph, &runs, Timestamp::now());
-    if status != prior
+    if status != before
         && let Ok(value) = serde_json::to_value(&status)
     {
-        let patch = status_patch::whole_patch(&pipeline.resource_version().unwrap_or_default(), value);
-        Writer::new(context.client.clone()).patch_pipeline_status(pipeline, patch).await?;
+        write(context, pipeline, value).await?;
+    }
+    if let Some(last) = &status.last_run {
+        context.memory.recorded(&namespace, &pipeline.name_any(), last);
     }
     Ok(Action::await_change())
+}
+
+/// Writes the status. What the watch showed may be old: then what is there decides, if its spec is still the one that was judged.
+async fn write(context: &Context, pipeline: &Pipeline, status: serde_json::Value) -> Result<(), WriteError> {
+    let writer = Writer::new(context.client.clone());
+    let patch = |pipeline: &Pipeline| {
+        status_patch::whole_patch(&pipeline.resource_version().unwrap_or_default(), status.clone())
+    };
+    match writer.patch_pipeline_status(pipeline, patch(pipeline)).await {
+        Err(WriteError::Conflict(what)) => {
+            let live = writer.read_pipeline(&pipeline.namespace().unwrap_or_default(), &pipeline.name_any()).await?;
+            match live {
+                Some(live)
+                    if live.uid() == pipeline.uid() && live.metadata.generation == pipeline.metadata.generation =>
+                {
+                    writer.patch_pipeline_status(&live, patch(&live)).await
+                }
+                _ => Err(WriteError::Conflict(what)),
+            }
+        }
+        result => result,
+    }
 }
 
 /// The runs of a Pipeline that have not left the watch, by name.
@@ -137,7 +173,15 @@ async fn active_runs(
         .runs()
         .into_iter()
         .filter(|run| run.namespace().as_deref() == Some(namespace))
-        .filter(|run| run.status.as_ref().is_some_and(|status| status.pipeline == pipeline))
+        .filter(|run| is_of(run, pipeline))
         .map(|run| (run.name_any(), (*run).clone()))
         .collect())
+}
+
+/// Whether a run is one of this Pipeline, by its status, or by its spec as long as it has none.
+fn is_of(run: &PipelineRun, pipeline: &str) -> bool {
+    match run.status.as_ref().map(|status| status.pipeline.as_str()).filter(|name| !name.is_empty()) {
+        Some(name) => name == pipeline,
+        None => run.spec.pipeline_ref.as_ref().is_some_and(|reference| reference.name == pipeline),
+    }
 }

@@ -59,7 +59,8 @@ fn ended(run: &PipelineRun) -> bool {
     run.status.as_ref().and_then(|status| status.phase).is_some_and(trainyard_crds::v1alpha1::RunPhase::is_terminal)
 }
 
-fn last_run(run: &PipelineRun) -> Option<LastRun> {
+/// A run as the last one of its Pipeline.
+pub(super) fn last_run(run: &PipelineRun) -> Option<LastRun> {
     Some(LastRun {
         name: run.metadata.name.clone()?,
         phase: run.status.as_ref()?.phase.unwrap_or_default(),

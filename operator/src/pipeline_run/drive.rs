@@ -18,10 +18,13 @@ use super::{LIVENESS, RunError, finish, launch, observe};
 use crate::apply::{WriteError, Writer};
 use crate::context::Context;
 use crate::memory::{Frozen, RunMemory, lock};
+use crate::mutant;
 use crate::status_patch;
 
 /// At least this long between two writes of a run's status that nothing waits for.
 const COALESCE: Duration = Duration::from_millis(200);
+/// Pods whose labels were changed are read this often.
+const ALTERED: Duration = Duration::from_secs(1);
 /// A run that plans more often than this in one go is looked at again later, so that others have their turn.
 const ROUNDS: usize = 16;
 /// Most bytes of a status: below what an object may hold, with room to say that it is too large.
@@ -50,6 +53,7 @@ pub(super) async fn drive(
         Accepted::No(reason, message) => return refuse(context, memory, &run, reason, &message, now).await,
     };
     let driver = Driver { context, memory, frozen: &frozen };
+    lock(memory).read_altered_again();
     for _ in 0..ROUNDS {
         let Some(current) = lock(memory).latest.clone() else { break };
         if current
@@ -62,7 +66,11 @@ pub(super) async fn drive(
         }
         match driver.round(&current).await? {
             Round::Again => {}
-            Round::Quiet(wait) => return Ok(Requeue::requeue(wait.min(LIVENESS))),
+            Round::Quiet(_) if mutant::is("forgotten-requeue") => return Ok(Requeue::await_change()),
+            Round::Quiet(wait) => {
+                let wait = if lock(memory).altered.is_empty() { wait } else { wait.min(ALTERED) };
+                return Ok(Requeue::requeue(wait.min(LIVENESS)));
+            }
         }
     }
     Ok(Requeue::requeue(Duration::from_millis(1)))
@@ -260,12 +268,25 @@ impl Driver<'_> {
 
     /// Asks the API server itself (P4): only then is a Pod gone.
     async fn confirm(&self, run: &Run<'_>, node: usize, attempt: u32, pod: &str) -> Result<(), RunError> {
-        let live = Writer::new(self.context.client.clone()).read_pod(run.namespace, pod).await?;
+        let live = match mutant::is("no-live-read") {
+            false => Writer::new(self.context.client.clone()).read_pod(run.namespace, pod).await?,
+            true => None,
+        };
         let observation = live.as_ref().and_then(observe::observe).filter(|seen| seen.run_uid == run.uid);
+        let altered = live.as_ref().and_then(|pod| observe::observe_named(pod, run.uid, attempt));
+        let stage = self.stage(node);
         let mut memory = lock(self.memory);
-        match observation {
-            Some(observation) => memory.observe(observation),
-            None => memory.observed.confirm_gone(self.stage(node), attempt),
+        match (observation, altered) {
+            (Some(observation), _) if observation.stage == stage && observation.attempt.number == attempt => {
+                memory.observe(observation);
+            }
+            (_, Some(known)) => {
+                if memory.altered.is_empty() {
+                    tracing::warn!(stage, attempt, pod, "the labels of the Pod were changed: it is read by its name");
+                }
+                memory.observe_altered(stage, known);
+            }
+            (_, None) => memory.observed.confirm_gone(stage, attempt),
         }
         Ok(())
     }

@@ -7,12 +7,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::controller::Action as Requeue;
+use kube::runtime::reflector::ObjectRef;
 use trainyard_crds::v1alpha1::{PipelineRun, duration_seconds};
 
 use super::{LIVENESS, RunError};
 use crate::apply::Writer;
 use crate::context::Context;
 use crate::memory::{RunMemory, lock};
+
+/// How long an ended run waits for its Pipeline's status to name its end. A Pipeline that was deleted never does.
+const PIPELINE_PATIENCE: Duration = Duration::from_secs(150);
+/// Between two looks at that.
+const PIPELINE_LOOK: Duration = Duration::from_millis(250);
 
 /// Looks after an ended run.
 pub(super) async fn finish(
@@ -38,6 +44,10 @@ pub(super) async fn finish(
     }
     let pods_live = context.settings.pod_ttl;
     let pods_go = age >= pods_live;
+    if pods_go && lives.is_none() && !is_recorded(context, run, age) {
+        // A run that has left the watch is not seen by its Pipeline any more.
+        return Ok(Requeue::requeue(PIPELINE_LOOK));
+    }
     let had_pods = run.status.as_ref().is_some_and(|status| status.stages.iter().any(|row| !row.pod.is_empty()));
     if pods_go && had_pods && lives.is_none() {
         let (namespace, uid) = (run.namespace().unwrap_or_default(), run.uid().unwrap_or_default());
@@ -57,4 +67,16 @@ pub(super) async fn finish(
         }
         None => Ok(Requeue::requeue(pods_live.saturating_sub(age).min(LIVENESS))),
     }
+}
+
+/// Whether the Pipeline of an ended run names its end, as far as it is waited for. If it does not, it is told again.
+fn is_recorded(context: &Context, run: &PipelineRun, age: Duration) -> bool {
+    if run.spec.pipeline_ref.is_none() || age >= PIPELINE_PATIENCE || context.memory.is_recorded(run) {
+        return true;
+    }
+    if let Some(status) = &run.status {
+        let namespace = run.namespace().unwrap_or_default();
+        context.pipelines.send(ObjectRef::new(&status.pipeline).within(&namespace)).ok();
+    }
+    false
 }

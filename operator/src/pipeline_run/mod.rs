@@ -36,6 +36,7 @@ use trainyard_crds::labels;
 use trainyard_crds::v1alpha1::{PipelineRun, PipelineRunStatus, RunPhase};
 
 use crate::apply::{WriteError, Writer};
+use crate::audit::audited;
 use crate::context::Context;
 use crate::health::Readiness;
 use crate::memory::{Memory, lock};
@@ -102,7 +103,8 @@ pub(crate) async fn run(
     let synced = Arc::new(AtomicBool::new(false));
     let runs_synced = Arc::clone(&synced);
     let runs_scope = namespace.clone();
-    let runs_stream = watcher(runs, active)
+    let pipelines = context.pipelines.clone();
+    let runs_stream = audited(runs, active)
         .default_backoff()
         .modify(|run| run.meta_mut().managed_fields = None)
         .inspect_ok(move |event| match event {
@@ -120,6 +122,13 @@ pub(crate) async fn run(
             watcher::Event::Delete(run) => {
                 if let Some(uid) = run.uid() {
                     memory.forget(&uid);
+                }
+                // Its Pipeline counted it.
+                if let Ok(run) = &run.0
+                    && let Some(status) = &run.status
+                {
+                    let namespace = run.namespace().unwrap_or_default();
+                    pipelines.send(ObjectRef::new(&status.pipeline).within(&namespace)).ok();
                 }
             }
             watcher::Event::Apply(run) => shown(run, &memory),
@@ -167,7 +176,7 @@ fn pod_events(
     known: Known,
 ) -> impl Stream<Item = ObjectRef<PipelineRun>> + Send {
     let config = watcher::Config::default().labels(labels::RUN_UID).timeout(WATCH_SECONDS);
-    watcher(pods, config)
+    audited(pods, config)
         .default_backoff()
         .inspect_err(|error| tracing::warn!(error = %error, "watching Pods"))
         .filter_map(move |event| {

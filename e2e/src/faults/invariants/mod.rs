@@ -1,4 +1,4 @@
-//! What must hold whatever the fault was, judged on the whole history: I1 to I7 of the design.
+//! What must hold whatever the fault was, judged on the whole history: I1 to I12 of the design.
 //!
 //! | | says | file |
 //! |---|---|---|
@@ -8,19 +8,30 @@
 //! | I4 | no Pod before all it depends on, none after the run has ended | `pods` |
 //! | I5 | a stage has succeeded exactly when its commit record is there and right; a consumer gets the producer's digest | `artifacts` |
 //! | I6 | what has ended stays as it is, and status never shows what was not true | `status` |
-//! | I7 | the end is that of the run without a fault | `outcome` |
+//! | I7 | the end is that of the run without a fault, as far as the fault allows | `outcome` |
+//! | I8 | no Pod, temporary object or open upload is left of what has ended | `leftovers` |
+//! | I9 | the end comes soon, nothing is done twice without a reason, and then it is quiet | `effort` |
+//! | I10 | objects, notes and messages stay below their limits | `limits` |
+//! | I11 | planted secrets appear nowhere | `leftovers` |
+//! | I12 | no panic | `leftovers` |
 //!
-//! Beside these, an operator that ends by itself is a violation of its own.
+//! Beside these: an operator that ends by itself (`process`), a forged report that was believed (`forgery`), a Pod of others
+//! that was touched (`foreign`).
 
 mod artifacts;
+mod effort;
+mod leftovers;
+mod limits;
 mod outcome;
 mod pods;
 mod status;
 #[cfg(test)]
 mod world;
 
+pub use leftovers::Files;
 pub use outcome::Summary;
 
+use super::fault::{Expected, Strike};
 use super::history::{History, What};
 use super::store::Commit;
 use super::workload::Workload;
@@ -29,7 +40,7 @@ use std::fmt;
 /// Something that should never be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// `I1` to `I7`, or `process`.
+    /// `I1` to `I12`, `process`, `forgery`, `foreign`, or `end` for a case that came to none.
     pub invariant: &'static str,
     /// What was seen.
     pub what: String,
@@ -56,11 +67,22 @@ pub struct Evidence<'a> {
     pub history: &'a History,
     /// All that lies in the store.
     pub commits: &'a [Commit],
+    /// What the case left on disk.
+    pub files: &'a Files,
     /// How the run without a fault ended; `None` for that run itself.
     pub expected: Option<&'a Summary>,
+    /// What its end may differ in.
+    pub tolerated: Expected,
+    /// The faults.
+    pub strikes: &'a [Strike],
 }
 
 impl Evidence<'_> {
+    /// Whether a fault of this class strikes.
+    fn has_class(&self, class: char) -> bool {
+        self.strikes.iter().any(|strike| strike.fault.class() == class)
+    }
+
     /// The commit record of a stage of a run.
     fn commit(&self, run_uid: &str, stage: &str) -> Option<&Commit> {
         self.commits.iter().find(|commit| commit.run_uid == run_uid && commit.stage == stage)
@@ -70,7 +92,8 @@ impl Evidence<'_> {
 /// Everything that is wrong.
 #[must_use]
 pub fn check(evidence: Evidence<'_>) -> Vec<Violation> {
-    let mut found = processes(evidence.history);
+    let mut found = processes(evidence);
+    found.extend(forgeries(evidence.history));
     found.extend(pods::one_uid_per_attempt(evidence));
     found.extend(pods::one_live_pod_per_stage(evidence));
     found.extend(pods::attempts_follow_each_other(evidence));
@@ -80,18 +103,37 @@ pub fn check(evidence: Evidence<'_>) -> Vec<Violation> {
     found.extend(status::the_end_is_final(evidence));
     found.extend(status::status_is_true(evidence));
     found.extend(outcome::as_without_a_fault(evidence));
+    found.extend(pods::names_carry_their_hash(evidence));
+    found.extend(pods::others_are_left_alone(evidence));
+    found.extend(leftovers::nothing_is_left(evidence));
+    found.extend(leftovers::secrets_are_kept(evidence));
+    found.extend(leftovers::nothing_panics(evidence));
+    found.extend(effort::no_write_is_repeated(evidence));
+    found.extend(effort::the_end_comes_soon(evidence));
+    found.extend(limits::sizes_stay_small(evidence));
     found
 }
 
 /// Whatever is done to it, the operator goes on until it is killed.
-fn processes(history: &History) -> Vec<Violation> {
-    let ended = history.entries.iter().filter_map(|entry| match &entry.what {
+fn processes(evidence: Evidence<'_>) -> Vec<Violation> {
+    // A leader that was frozen beyond its lease ends, as it should, with a code of its own.
+    let may_lose = evidence.has_class('F');
+    let ended = evidence.history.entries.iter().filter_map(|entry| match &entry.what {
+        What::Ended(_, how) if may_lose && how == "exit status: 3" => None,
         What::Ended(number, how) => {
             Some(Violation::new("process", format!("operator {number} ended by itself: {how}")))
         }
         _ => None,
     });
     ended.collect()
+}
+
+fn forgeries(history: &History) -> Vec<Violation> {
+    let believed = history.entries.iter().filter_map(|entry| match &entry.what {
+        What::Believed(report) => Some(Violation::new("forgery", format!("a forged report was taken: {report}"))),
+        _ => None,
+    });
+    believed.collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::{Evidence, Violation};
 use crate::faults::history::{Change, Kind, Version};
+use crate::faults::monkey::FOREIGN;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use step_protocol::Outcome;
@@ -21,6 +22,9 @@ impl Attempt {
     /// Labels are written out here: that the operator's words are these is part of what is tested.
     pub(super) fn of(pod: &Value) -> Option<Self> {
         let labels = &pod["metadata"]["labels"];
+        if labels[FOREIGN] == "true" {
+            return None;
+        }
         let label = |name: &str| labels[format!("trainyard.dev/{name}")].as_str();
         Some(Self {
             run_uid: label("run-uid")?.to_owned(),
@@ -30,19 +34,57 @@ impl Attempt {
     }
 }
 
-/// Every version of a Pod of ours, in the API server's order.
+/// Every version of a Pod of ours, in the API server's order. A Pod stays the attempt that it was created as, whatever becomes of
+/// its labels.
 fn versions<'a>(evidence: Evidence<'a>) -> Vec<(Attempt, &'a Version)> {
-    let versions = evidence.history.versions(Kind::Pod);
-    versions.into_iter().filter_map(|version| Some((Attempt::of(&version.object)?, version))).collect()
+    let mut known: BTreeMap<&str, Attempt> = BTreeMap::new();
+    let mut found = Vec::new();
+    for version in evidence.history.versions(Kind::Pod) {
+        if let Some(attempt) = Attempt::of(&version.object) {
+            known.entry(version.uid()).or_insert(attempt);
+        }
+        if let Some(attempt) = known.get(version.uid()) {
+            found.push((attempt.clone(), version));
+        }
+    }
+    found
+}
+
+/// The names of Pods end with 80 bits of hash in base32: 16 characters.
+pub(super) fn names_carry_their_hash(evidence: Evidence<'_>) -> Vec<Violation> {
+    let mut found: Vec<Violation> = versions(evidence)
+        .into_iter()
+        .filter(|(_, version)| {
+            let hash = version.name().rsplit('-').next().unwrap_or_default();
+            hash.len() != 16 || !hash.chars().all(|c| c.is_ascii_lowercase() || ('2'..='7').contains(&c))
+        })
+        .map(|(_, version)| {
+            Violation::new("I1", format!("the name of Pod {} does not end with its hash", version.name()))
+        })
+        .collect();
+    found.dedup();
+    found
+}
+
+/// A Pod of others is not deleted.
+pub(super) fn others_are_left_alone(evidence: Evidence<'_>) -> Vec<Violation> {
+    let touched = evidence.history.versions(Kind::Pod).into_iter().filter(|version| {
+        let metadata = &version.object["metadata"];
+        metadata["labels"][FOREIGN] == "true"
+            && (version.change == Change::Deleted || !metadata["deletionTimestamp"].is_null())
+    });
+    touched.map(|version| Violation::new("foreign", format!("Pod {} of others was deleted", version.name()))).collect()
 }
 
 pub(super) fn phase(object: &Value) -> &str {
     object["status"]["phase"].as_str().unwrap_or("Pending")
 }
 
-/// Whether the Pod's containers have ended for good.
+/// Whether the Pod's containers have ended for good, or it is no longer its run's.
 pub(super) fn is_over(version: &Version) -> bool {
-    version.change == Change::Deleted || matches!(phase(&version.object), "Succeeded" | "Failed")
+    version.change == Change::Deleted
+        || version.object["metadata"]["ownerReferences"].is_null()
+        || matches!(phase(&version.object), "Succeeded" | "Failed")
 }
 
 /// I1: at most one Pod UID ever for each run, stage and attempt.
@@ -87,6 +129,9 @@ enum Cost {
 
 /// What an ended Pod costs. One that vanished without a word is the infrastructure's.
 fn cost(last: &Version) -> Cost {
+    if last.object["metadata"]["ownerReferences"].is_null() {
+        return Cost::Infra;
+    }
     let state = &last.object["status"]["containerStatuses"][0]["state"]["terminated"];
     let Some(code) = state["exitCode"].as_i64() else { return Cost::Infra };
     let has_commit = state["message"].as_str().is_some_and(|message| message.contains("\"commit\""));
@@ -227,7 +272,8 @@ mod tests {
         assert!(one(&attempt_two_after("Failed", 73, ""), "I3").ends_with("never repeated"));
         assert!(one(&attempt_two_after("Failed", 64, ""), "I3").contains("of which 0 are repeated"));
         for (phase, code) in [("Failed", 71), ("Failed", 137), ("Succeeded", 0)] {
-            assert_eq!(attempt_two_after(phase, code, ""), [], "{code}");
+            let found = attempt_two_after(phase, code, "");
+            assert!(found.iter().all(|violation| violation.invariant == "I8"), "{code}: {found:?}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Histories by hand: a good one of two stages, to plant a violation in.
 
-use super::{Evidence, Summary, Violation, check};
+use super::{Evidence, Files, Summary, Violation, check};
+use crate::faults::fault::Expected;
 use crate::faults::history::{Change, Entry, History, Kind, Reply, Request, Version, What};
 use crate::faults::store::Commit;
 use crate::faults::workload::{Stage, Workload};
@@ -17,6 +18,7 @@ pub(super) struct World {
     revision: u64,
     writes: u32,
     pub commits: Vec<Commit>,
+    pub files: Files,
     pub expected: Option<Summary>,
 }
 
@@ -35,18 +37,22 @@ pub(super) fn some(found: &[Violation], words: &str) -> bool {
 
 impl World {
     pub fn new() -> Self {
-        let stage = |name, needs| Stage { name, needs, retries: 0 };
         Self {
             workload: Workload {
                 name: "chain2",
                 pipeline: Value::Null,
-                stages: vec![stage("first", vec![]), stage("second", vec!["first"])],
+                stages: vec![Stage::new("first", &[], 0), Stage::new("second", &["first"], 0)],
                 early_reports: true,
+                bucket: false,
+                during: None,
+                end: "Succeeded",
+                weight: 1,
             },
             history: History::default(),
             revision: 0,
             writes: 0,
             commits: Vec::new(),
+            files: Files::default(),
             expected: None,
         }
     }
@@ -90,8 +96,18 @@ impl World {
             workload: &self.workload,
             history: &self.history,
             commits: &self.commits,
+            files: &self.files,
             expected: self.expected.as_ref(),
+            tolerated: Expected::Same,
+            strikes: &[],
         })
+    }
+
+    /// Everything comes so much later.
+    pub fn delay(&mut self, time: Duration) {
+        for entry in &mut self.history.entries {
+            entry.at += time;
+        }
     }
 
     /// One line a second.
@@ -209,7 +225,7 @@ impl World {
 }
 
 fn pod_name(stage: &str, attempt: u32) -> String {
-    format!("r-{stage}-a{attempt}-hash")
+    format!("r-{stage}-a{attempt}-abcdefghij234567")
 }
 
 fn commit_key(stage: &str) -> String {
@@ -228,6 +244,7 @@ fn pod(stage: &str, attempt: u32, uid: &str) -> Value {
         "metadata": {
             "name": pod_name(stage, attempt),
             "uid": uid,
+            "ownerReferences": [{"uid": UID}],
             "labels": {
                 "trainyard.dev/run-uid": UID, "trainyard.dev/stage": stage, "trainyard.dev/attempt": attempt.to_string(),
             },

@@ -10,8 +10,16 @@ fn shared(folder: &Path) -> Shared {
         store: folder.join("store"),
         folder: folder.into(),
         shown_after: Duration::ZERO,
+        bucket: None,
+        cut_files: Vec::new(),
+        mutant: None,
     };
-    Shared { api: Api::plain("http://127.0.0.1:1"), options, recorder: Recorder::default() }
+    Shared {
+        api: Api::plain("http://127.0.0.1:1"),
+        options,
+        recorder: Recorder::default(),
+        runners: Arc::new(Runners::default()),
+    }
 }
 
 fn pod(store: &str) -> Pod {
@@ -48,11 +56,11 @@ fn pod(store: &str) -> Pod {
     Pod { name: "a".into(), uid: "1".into(), path: String::new(), object }
 }
 
-#[test]
-fn a_step_is_moved_to_this_machine_and_otherwise_left() {
+#[tokio::test]
+async fn a_step_is_moved_to_this_machine_and_otherwise_left() {
     let folder = tempfile::tempdir().unwrap();
     let pod = pod("file:///trainyard-store");
-    let variables = shared(folder.path()).variables(&pod, &folder.path().join("root")).unwrap();
+    let variables = shared(folder.path()).variables(&pod, &folder.path().join("root")).await.unwrap();
     assert_eq!(variables["TRAINYARD_REPORT_KEY"], "00ff");
     let moved = StepSpec::from_env(&variables).unwrap();
     let mut expected = step(&pod.object).unwrap();
@@ -61,10 +69,10 @@ fn a_step_is_moved_to_this_machine_and_otherwise_left() {
     assert_eq!(moved, expected);
 }
 
-#[test]
-fn a_bucket_stays_where_it_is() {
+#[tokio::test]
+async fn a_bucket_stays_where_it_is() {
     let folder = tempfile::tempdir().unwrap();
-    let variables = shared(folder.path()).variables(&pod("s3://bucket"), folder.path()).unwrap();
+    let variables = shared(folder.path()).variables(&pod("s3://bucket"), folder.path()).await.unwrap();
     assert_eq!(StepSpec::from_env(&variables).unwrap().store.uri, "s3://bucket");
 }
 
@@ -93,17 +101,19 @@ async fn ready(child: &mut Child) {
 
 #[tokio::test]
 async fn a_program_may_end_by_itself_or_is_stopped_with_grace_or_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (shared, pod) = (shared(folder.path()), pod("s3://bucket"));
     let (sender, mut asked) = watch::channel(Asked::Run);
-    assert_eq!(code(wait(&mut program("exit 64"), &mut asked).await.unwrap()), 64);
+    assert_eq!(code(shared.wait(&pod, &mut program("exit 64"), &mut asked).await.unwrap()), 64);
 
     let trap = "trap 'exit 71' TERM; echo; while :; do read x; done";
     let mut child = program(trap);
     ready(&mut child).await;
     sender.send(Asked::Stop(Duration::from_secs(20))).unwrap();
-    assert_eq!(code(wait(&mut child, &mut asked).await.unwrap()), 71);
+    assert_eq!(code(shared.wait(&pod, &mut child, &mut asked).await.unwrap()), 71);
 
     let mut child = program("trap '' TERM; echo; while :; do read x; done");
     ready(&mut child).await;
     sender.send(Asked::Gone).unwrap();
-    assert_eq!(code(wait(&mut child, &mut asked).await.unwrap()), 128 + 9);
+    assert_eq!(code(shared.wait(&pod, &mut child, &mut asked).await.unwrap()), 128 + 9);
 }

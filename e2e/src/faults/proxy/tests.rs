@@ -35,7 +35,7 @@ struct World {
 }
 
 impl World {
-    async fn new(plan: Option<Plan>) -> Self {
+    async fn new(strikes: &[Strike]) -> Self {
         let api = Api::plain(&format!("http://{}", server().await));
         let recorder = Recorder::default();
         let (killer, mut kills) = Killer::new();
@@ -46,7 +46,8 @@ impl World {
                 let _ = done.send(());
             }
         });
-        Self { proxy: Proxy::start(api, recorder.clone(), killer, plan).await.unwrap(), recorder }
+        let scene = Scene::new(api, recorder.clone(), strikes);
+        Self { proxy: Proxy::start(scene, killer).await.unwrap(), recorder }
     }
 
     /// What comes back on a connection of its own; empty if it was cut.
@@ -84,13 +85,13 @@ fn words(history: &History) -> Vec<&'static str> {
     history.entries.iter().map(word).collect()
 }
 
-fn plan(write: u32, fault: Fault) -> Option<Plan> {
-    Some(Plan { write, fault })
+fn at(place: Place, fault: Fault) -> [Strike; 1] {
+    [Strike { place, fault }]
 }
 
 #[tokio::test]
 async fn requests_and_answers_are_recorded_and_writes_are_numbered() {
-    let world = World::new(None).await;
+    let world = World::new(&[]).await;
     assert!(world.ask("GET", "/api/v1/pods?limit=5").await.starts_with("HTTP/1.1 200"));
     assert!(world.ask("POST", "/api/v1/namespaces/n/pods").await.ends_with("{\"kind\":\"Pod\"}"));
     assert!(world.ask("PATCH", "/api/v1/namespaces/n/pods/a").await.starts_with("HTTP/1.1 200"));
@@ -107,7 +108,7 @@ async fn requests_and_answers_are_recorded_and_writes_are_numbered() {
 
 #[tokio::test]
 async fn a_watch_passes_and_is_recorded_event_by_event() {
-    let world = World::new(None).await;
+    let world = World::new(&[]).await;
     assert!(world.ask("GET", "/api/v1/pods?watch=true").await.contains("MODIFIED"));
     let watched = world.recorder.history().entries.into_iter().filter_map(|entry| match entry.what {
         What::Watched { event, object, .. } => Some(format!("{event} {object}")),
@@ -118,23 +119,51 @@ async fn a_watch_passes_and_is_recorded_event_by_event() {
 
 #[tokio::test]
 async fn killed_before_nothing_is_sent_on() {
-    let world = World::new(plan(1, Fault::KillBefore)).await;
+    let world = World::new(&at(Place::Write(1), Fault::KillBefore)).await;
     assert_eq!(world.ask("POST", "/api/v1/namespaces/n/pods").await, "");
     assert_eq!(world.after_the_kill().await, ["request", "fault", "killed"]);
 }
 
 #[tokio::test]
 async fn killed_after_the_commit_the_answer_stays_here() {
-    let world = World::new(plan(2, Fault::KillAfterCommit)).await;
+    let world = World::new(&at(Place::Write(2), Fault::KillAfterCommit)).await;
     world.ask("POST", "/api/v1/namespaces/n/pods").await;
     assert_eq!(world.ask("POST", "/api/v1/namespaces/n/pods").await, "");
-    assert_eq!(world.after_the_kill().await, ["request", "reply", "request", "reply", "fault", "killed"]);
+    assert_eq!(world.after_the_kill().await, ["request", "reply", "request", "fault", "reply", "killed"]);
 }
 
 #[tokio::test]
 async fn killed_after_the_reply_the_answer_has_arrived() {
-    let world = World::new(plan(1, Fault::KillAfterReply)).await;
+    let world = World::new(&at(Place::Write(1), Fault::KillAfterReply)).await;
     assert!(world.ask("POST", "/api/v1/namespaces/n/pods").await.ends_with("{\"kind\":\"Pod\"}"));
-    assert_eq!(world.after_the_kill().await, ["request", "reply", "fault", "killed"]);
+    assert_eq!(world.after_the_kill().await, ["request", "fault", "reply", "killed"]);
     assert!(world.ask("POST", "/api/v1/namespaces/n/pods").await.starts_with("HTTP/1.1 201"), "one fault a case");
+}
+
+#[tokio::test]
+async fn an_answer_that_the_api_server_did_not_give() {
+    let world = World::new(&at(Place::Write(1), Fault::TooManyRequests)).await;
+    let answer = world.ask("POST", "/api/v1/namespaces/n/pods").await;
+    assert!(answer.starts_with("HTTP/1.1 429") && answer.contains("retry-after: 1"), "{answer}");
+    assert_eq!(words(&world.recorder.history()), ["request", "fault", "reply"]);
+    assert!(world.ask("POST", "/api/v1/namespaces/n/pods").await.starts_with("HTTP/1.1 201"), "one fault a case");
+}
+
+#[tokio::test]
+async fn events_are_dropped_doubled_and_replaced() {
+    let events = |answer: &str| {
+        let lines = answer.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let words: Vec<String> = lines.filter_map(|event| event["type"].as_str().map(str::to_owned)).collect();
+        words.join(" ")
+    };
+    for (fault, expected) in [
+        (Fault::Drop, "MODIFIED"),
+        (Fault::Duplicate, "ADDED ADDED MODIFIED"),
+        (Fault::Expired, "ERROR"),
+        (Fault::Disconnect, ""),
+    ] {
+        let world = World::new(&at(Place::Event(1), fault)).await;
+        let answer = world.ask("GET", "/api/v1/pods?watch=true").await;
+        assert_eq!(events(&answer), expected, "{fault:?}: {answer}");
+    }
 }

@@ -7,6 +7,7 @@ mod case;
 mod exhaustive;
 mod laws;
 mod scenarios;
+mod stale;
 mod step_spec;
 mod story;
 mod world;

@@ -5,7 +5,7 @@ mod waiting;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::runtime::reflector::ObjectRef;
 use step_protocol::{Outcome, StepReport};
 use trainyard_crds::condition::Reason;
@@ -13,6 +13,7 @@ use trainyard_crds::labels;
 use trainyard_crds::v1alpha1::PipelineRun;
 use trainyard_planner::{Attempt, AttemptState, Class, Committed, CommittedOutput, Ended};
 
+use crate::mutant;
 use crate::pod::{RUNNER_CONTAINER, STAGE_CONTAINER};
 
 /// A Pod that belongs to a stage of a run.
@@ -30,32 +31,64 @@ pub(crate) fn observe(pod: &Pod) -> Option<Observation> {
     let meta = &pod.metadata;
     let label = |key: &str| meta.labels.as_ref()?.get(key).cloned();
     let run_uid = label(labels::RUN_UID)?;
-    let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+    let by_label = mutant::is("adopt-by-label").then(|| OwnerReference {
+        uid: run_uid.clone(),
+        name: label(labels::RUN).unwrap_or_default(),
+        ..OwnerReference::default()
+    });
+    let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let owner = owner.or(by_label.as_ref())?;
     if owner.uid != run_uid {
         return None;
     }
-    let created = meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
     Some(Observation {
         run: ObjectRef::new(&owner.name).within(meta.namespace.as_deref().unwrap_or_default()),
         stage: label(labels::STAGE)?,
         spec_hash: meta.annotations.as_ref().and_then(|map| map.get(labels::SPEC_HASH)).cloned().unwrap_or_default(),
-        attempt: Attempt {
-            number: label(labels::ATTEMPT)?.parse().ok()?,
-            pod: meta.name.clone()?,
-            uid: meta.uid.clone().unwrap_or_default(),
-            created,
-            deleting: meta.deletion_timestamp.is_some(),
-            lost_node: taken::lost_node(pod),
-            state: state(pod, created),
-        },
+        attempt: attempt(pod, label(labels::ATTEMPT)?.parse().ok()?),
         run_uid,
     })
+}
+
+/// What a Pod says that was read by the name of this attempt, whatever its labels have become. One that the run does not control
+/// is not ours.
+pub(crate) fn observe_named(pod: &Pod, run_uid: &str, number: u32) -> Option<Attempt> {
+    let owner = pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+    (owner.uid == run_uid).then(|| attempt(pod, number))
+}
+
+/// A Pod's own labels of run, stage and attempt, if it has them.
+pub(crate) fn labelled(pod: &Pod) -> Option<(String, String, u32)> {
+    let labels = pod.metadata.labels.as_ref()?;
+    let label = |key: &str| labels.get(key).cloned();
+    Some((label(labels::RUN_UID)?, label(labels::STAGE)?, label(labels::ATTEMPT)?.parse().ok()?))
+}
+
+fn attempt(pod: &Pod, number: u32) -> Attempt {
+    let meta = &pod.metadata;
+    let created = meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    Attempt {
+        number,
+        pod: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+        created,
+        deleting: meta.deletion_timestamp.is_some(),
+        lost_node: taken::lost_node(pod),
+        state: state(pod, created),
+    }
 }
 
 fn state(pod: &Pod, created: Timestamp) -> AttemptState {
     let status = pod.status.as_ref();
     let stage = container(status.and_then(|status| status.container_statuses.as_ref()), STAGE_CONTAINER);
     let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+    if mutant::is("retry-while-terminating") && pod.metadata.deletion_timestamp.is_some() {
+        return AttemptState::Ended(Ended::failure(
+            Class::Infra,
+            Reason::Disrupted.as_str(),
+            "the Pod is being deleted",
+        ));
+    }
     if let Some(terminated) = stage.and_then(|status| status.state.as_ref()?.terminated.as_ref()) {
         return AttemptState::Ended(ended(pod, terminated));
     }
@@ -83,6 +116,10 @@ fn ended(pod: &Pod, terminated: &ContainerStateTerminated) -> Ended {
     let report = report.filter(|report| Some(report.outcome) == outcome);
     let mut ended = match (outcome, report) {
         (Some(Outcome::Succeeded), Some(report)) if report.commit.is_some() => committed(report),
+        (Some(Outcome::Succeeded), _) if mutant::is("phase-only") => Ended {
+            committed: Some(Committed { winner: 1, ..Committed::default() }),
+            ..Ended::failure(Class::User, "", "")
+        },
         (Some(Outcome::Succeeded), _) => Ended::failure(
             Class::Infra,
             Reason::NoCommit.as_str(),

@@ -59,7 +59,7 @@ pub struct World {
     pub script: BTreeMap<Key, Outcome>,
     pub refusals: BTreeMap<String, Refusal>,
     /// What the operator knows of the Pods.
-    observed: Observed,
+    pub observed: Observed,
     /// Pods of which the operator does not know the last.
     late: BTreeSet<Key>,
     /// Whether there is a reason to plan.

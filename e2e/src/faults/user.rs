@@ -1,0 +1,96 @@
+//! What the user of a run does while it runs.
+
+use super::api::Api;
+use super::history::{Kind, Recorder, What, World};
+use super::observer::collection;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// A run does not take so long to get there.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// What is done when the program of the second stage runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum During {
+    /// The run is cancelled.
+    Cancel,
+    /// The run is deleted. What the garbage collector of a cluster does then is done here, too.
+    Delete,
+}
+
+/// Does it, as long as this value lives.
+pub struct User {
+    task: JoinHandle<()>,
+}
+
+impl User {
+    /// Waits for the moment.
+    #[must_use]
+    pub fn start(api: Api, namespace: &str, run: &'static str, during: During, recorder: Recorder) -> Self {
+        let path = format!("{}/{run}", collection(Kind::Run, namespace));
+        let pods = collection(Kind::Pod, namespace);
+        let task = tokio::spawn(async move {
+            let moment = |world: &World| {
+                let running = |pod: &&Value| {
+                    pod["metadata"]["labels"]["trainyard.dev/stage"] == "second" && pod["status"]["phase"] == "Running"
+                };
+                world.objects(Kind::Pod).find(running).map(|_| ())
+            };
+            if recorder.wait(LIMIT, "the second stage to run", moment).await.is_err() {
+                return;
+            }
+            let done = match during {
+                During::Cancel => api.merge(&path, &json!({"spec": {"state": "Cancelled"}})).await.map(|_| ()),
+                During::Delete => {
+                    let options =
+                        json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
+                    api.delete(&path, &options).await.map(|_| ())
+                }
+            };
+            if let Err(error) = done {
+                recorder.push(What::Trouble(format!("the user: {error}")));
+            }
+            if during == During::Delete {
+                collect(&api, &pods, run, &recorder).await;
+            }
+        });
+        Self { task }
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Deletes every Pod whose owner is gone, as the garbage collector does.
+async fn collect(api: &Api, pods: &str, run: &str, recorder: &Recorder) {
+    loop {
+        let orphan = |world: &World| {
+            if !world.is_deleted(run) {
+                return None;
+            }
+            let lives = |pod: &&Value| {
+                pod["metadata"]["deletionTimestamp"].is_null() && pod["metadata"]["ownerReferences"].is_array()
+            };
+            world.objects(Kind::Pod).find(lives).and_then(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
+        };
+        let Ok(name) = recorder.wait(LIMIT, "an orphan", orphan).await else { return };
+        let path = format!("{pods}/{name}");
+        match api.delete(&path, &json!({"apiVersion": "v1", "kind": "DeleteOptions"})).await {
+            Ok(_) => {}
+            Err(error) if error.code() == Some(404) => {}
+            Err(error) => recorder.push(What::Trouble(format!("the collector: {error}"))),
+        }
+        // Its deletion is seen by the own watch before it is looked at again.
+        let seen = |world: &World| {
+            let gone = world.object(Kind::Pod, &name).is_none_or(|pod| !pod["metadata"]["deletionTimestamp"].is_null());
+            gone.then_some(())
+        };
+        if recorder.wait(LIMIT, "the deletion", seen).await.is_err() {
+            return;
+        }
+    }
+}
