@@ -234,7 +234,9 @@ impl Shared {
         let started = SystemTime::now();
         self.recorder.push(What::RunnerStarted { pod: pod.name.clone(), uid: pod.uid.clone() });
         // A runner whose Pod is gone is waited for all the same: it hears of it by `asked`.
-        gone(self.tell(pod, "Running", &json!({"running": {"startedAt": time(started)}})).await)?;
+        if !self.runners.is_cut(&pod.uid) {
+            gone(self.tell(pod, "Running", &json!({"running": {"startedAt": time(started)}})).await)?;
+        }
         let status = self.wait(pod, &mut child, asked).await?;
         self.runners.ended(&pod.uid);
         let message = std::fs::read_to_string(termination_log(&folder)).unwrap_or_default();
