@@ -228,6 +228,13 @@ create events.events.k8s.io
 get controllerrevisions.apps
 END
 }
+rights_are() { # rights_are NAMESPACE: all that the operator may there, and nothing else
+    "$kubectl" auth can-i --list --no-headers --as "$operator" --namespace "$1" |
+        sed -e '/^ *\[/d' -e 's/  */ /g' -e 's/ $//' -e "s/$release/RELEASE/g" | LC_ALL=C sort >"$work/rights"
+    # A change of this file is a change of what the operator can do to a cluster.
+    diff -u charts/rights.txt "$work/rights"
+}
+case_of 'rights: all of them are those of charts/rights.txt' rights_are "$a"
 case_of 'rights: what the operator may' operator_may "$a"
 case_of 'rights: what the operator may not' operator_may_not "$a"
 case_of 'rights: nor in its own namespace' operator_may_not "$system"
