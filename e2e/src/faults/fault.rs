@@ -198,6 +198,15 @@ impl Fault {
         }
     }
 
+    /// The reasons for which the run may fail because of it.
+    #[must_use]
+    pub const fn may_fail_for(self) -> &'static [&'static str] {
+        match self.expected() {
+            Expected::OrFailed(reasons) => reasons,
+            Expected::Same | Expected::OtherAttempts => &[],
+        }
+    }
+
     /// How long it holds things up beyond what the run itself takes.
     #[must_use]
     pub const fn holds(self) -> Duration {
