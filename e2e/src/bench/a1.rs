@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::audit::{self, Event};
-use super::null_engine::{self, NullEngine};
+use super::null_engine::NullEngine;
 use super::operator::{self, Operator};
 use super::row::Row;
 use super::stats;
@@ -63,16 +63,25 @@ fn gaps(world: &World, arm: usize, namespace: &str, template: &Value) -> Result<
         pods.into_iter().map(|(_, name)| name).collect()
     } else {
         let pods: Vec<_> = (0..LENGTH).map(graphs::kwok_pod).collect::<Result<_, _>>()?;
-        let (needs, pod) = (null_engine::chain(LENGTH), |node: usize| pods[node].clone());
+        let (needs, pod) = (Shape::Chain.needs(LENGTH), |node: usize| pods[node].clone());
         world.wait(NullEngine { pods: namespace.pods(), needs: &needs, pod: &pod, reports: None }.run())?;
         (0..LENGTH).map(|node| format!("null-{}", graphs::stage(node))).collect()
     };
     let events = world.audit.since(mark)?;
-    hops(&events, &namespace.name, &names)
+    Ok(hops(&events, &namespace.name, &names)?.into_iter().map(|hop| hop.gap).collect())
 }
 
-/// From each Pod's success to the next one's create, in milliseconds.
-fn hops(events: &[Event], namespace: &str, names: &[String]) -> Result<Vec<f64>, Error> {
+/// From a Pod's success to the next one's create.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Hop {
+    /// When the success was written, in seconds since 1970.
+    pub(super) at: f64,
+    /// In milliseconds.
+    pub(super) gap: f64,
+}
+
+/// The hops of a chain of Pods.
+pub(super) fn hops(events: &[Event], namespace: &str, names: &[String]) -> Result<Vec<Hop>, Error> {
     let events: Vec<Event> = events.iter().filter(|event| event.namespace == namespace).cloned().collect();
     let (ended, created) = (audit::last_status_writes(&events), audit::creates(&events));
     let missing = |name: &str| Error::NotInAudit(name.to_owned());
@@ -81,7 +90,7 @@ fn hops(events: &[Event], namespace: &str, names: &[String]) -> Result<Vec<f64>,
         .map(|pair| {
             let ended = ended.get(pair[0].as_str()).ok_or_else(|| missing(&pair[0]))?;
             let created = created.get(pair[1].as_str()).ok_or_else(|| missing(&pair[1]))?;
-            Ok((created.received - ended.answered) * 1e3)
+            Ok(Hop { at: ended.answered, gap: (created.received - ended.answered) * 1e3 })
         })
         .collect()
 }
@@ -115,7 +124,7 @@ mod tests {
         ];
         let names = ["a", "b"].map(str::to_owned);
         let hops = hops(&events, "n", &names).unwrap();
-        assert!((hops[0] - 5.0).abs() < 1e-3, "{hops:?}");
+        assert!((hops[0].gap - 5.0).abs() < 1e-3, "{hops:?}");
         let error = super::hops(&events, "other", &names).unwrap_err();
         assert!(error.to_string().contains('a'), "{error}");
     }

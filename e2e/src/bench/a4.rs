@@ -38,6 +38,8 @@ fn words(shape: Shape) -> &'static str {
     match shape {
         Shape::Chain => "chain",
         Shape::Fan => "fan-out",
+        Shape::Wide => "wide",
+        Shape::Diamond => "diamond",
     }
 }
 

@@ -111,6 +111,17 @@ pub enum Error {
         /// How many have.
         found: usize,
     },
+    /// The operator ended while it was measured.
+    #[error("the operator has ended\nhint: target/bench/operator.log")]
+    OperatorGone,
+    /// An engine has done too much, or too little.
+    #[error("{found} Pods were created instead of {expected}\nhint: target/bench/operator.log")]
+    Creates {
+        /// How many should have been.
+        expected: usize,
+        /// How many were.
+        found: usize,
+    },
     /// A program that is measured ended badly.
     #[error("{program} failed ({status}):\n{said}")]
     Program {

@@ -9,11 +9,35 @@ use super::Error;
 /// How a pipeline's stages need each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
+    /// No stage needs another.
+    Wide,
     /// Each stage needs the one before it.
     Chain,
     /// All stages need the first.
     Fan,
+    /// All between the first and the last need the first, and the last needs all of those.
+    Diamond,
 }
+
+/// Which nodes each node needs.
+pub type Needs = Vec<Vec<usize>>;
+
+impl Shape {
+    /// What each of `count` nodes needs.
+    #[must_use]
+    pub fn needs(self, count: usize) -> Needs {
+        let of = |node: usize| match (self, node) {
+            (Self::Wide, _) | (_, 0) => Vec::new(),
+            (Self::Chain, _) => vec![node - 1],
+            (Self::Diamond, _) if node + 1 == count => (1..node).collect(),
+            (Self::Fan | Self::Diamond, _) => vec![0],
+        };
+        (0..count).map(of).collect()
+    }
+}
+
+/// Most stages that `dependsOn` may name; `after` takes the others.
+const DEPENDS_ON: usize = 16;
 
 /// The name of a stage.
 #[must_use]
@@ -24,13 +48,17 @@ pub fn stage(index: usize) -> String {
 /// A pipeline of `count` stages that are all like `template` but for their name and what they need.
 #[must_use]
 pub fn pipeline(shape: Shape, count: usize, template: &Value) -> Value {
-    let stages = (0..count).map(|index| {
+    let stages = shape.needs(count).into_iter().enumerate().map(|(index, needs)| {
         let mut one = template.clone();
         one["name"] = stage(index).into();
-        match (shape, index) {
-            (_, 0) => {}
-            (Shape::Chain, _) => one["dependsOn"] = json!([stage(index - 1)]),
-            (Shape::Fan, _) => one["dependsOn"] = json!([stage(0)]),
+        let names: Vec<String> = needs.into_iter().map(stage).collect();
+        let (first, rest) = names.split_at(names.len().min(DEPENDS_ON));
+        if !first.is_empty() {
+            one["dependsOn"] = json!(first);
+        }
+        if !rest.is_empty() {
+            let after = |name: &String| json!({"stage": name, "phases": ["Succeeded"]});
+            one["after"] = rest.iter().map(after).collect();
         }
         one
     });
@@ -74,6 +102,25 @@ fn pod_security() -> Value {
 /// What it wants of a container.
 fn container_security() -> Value {
     json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}})
+}
+
+/// A stage whose Pod only exists in the API and runs until somebody ends it.
+pub fn endless_stage() -> Result<Value, Error> {
+    let mut stage = kwok_stage()?;
+    stage["pod"]["annotations"]["kwok-stage/duration"] = "720h".into();
+    Ok(stage)
+}
+
+/// The status of such a Pod when its program has ended well, as a merge patch.
+pub fn ended_well() -> Result<Value, Error> {
+    let terminated = json!({"exitCode": 0, "reason": "Completed", "message": success()?});
+    Ok(json!({"status": {
+        "phase": "Succeeded",
+        "containerStatuses": [{
+            "name": "stage", "image": "none", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": terminated},
+        }],
+    }}))
 }
 
 /// The null engine's Pod that only exists in the API.
@@ -171,13 +218,23 @@ mod tests {
     use trainyard_crds::v1alpha1::PipelineSpec;
 
     #[test]
-    fn a_chain_and_a_fan_need_what_they_should() {
+    fn shapes_need_what_they_should() {
         let of = |shape| {
-            let spec: PipelineSpec = serde_json::from_value(pipeline(shape, 3, &kwok_stage().unwrap())).unwrap();
+            let spec: PipelineSpec = serde_json::from_value(pipeline(shape, 4, &kwok_stage().unwrap())).unwrap();
             spec.stages.into_iter().map(|stage| stage.depends_on).collect::<Vec<_>>()
         };
-        assert_eq!(of(Shape::Chain), [vec![], vec!["s000"], vec!["s001"]]);
-        assert_eq!(of(Shape::Fan), [vec![], vec!["s000"], vec!["s000"]]);
+        assert_eq!(of(Shape::Wide), vec![Vec::<String>::new(); 4]);
+        assert_eq!(of(Shape::Chain), [vec![], vec!["s000"], vec!["s001"], vec!["s002"]]);
+        assert_eq!(of(Shape::Fan), [vec![], vec!["s000"], vec!["s000"], vec!["s000"]]);
+        assert_eq!(of(Shape::Diamond), [vec![], vec!["s000"], vec!["s000"], vec!["s001", "s002"]]);
+    }
+
+    #[test]
+    fn more_than_depends_on_takes_are_in_after() {
+        let spec: PipelineSpec = serde_json::from_value(pipeline(Shape::Diamond, 22, &kwok_stage().unwrap())).unwrap();
+        let join = &spec.stages[21];
+        let after: Vec<_> = join.after.iter().map(|after| after.stage.as_str()).collect();
+        assert_eq!((join.depends_on.len(), after), (16, vec!["s017", "s018", "s019", "s020"]));
     }
 
     #[test]

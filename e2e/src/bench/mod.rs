@@ -3,9 +3,15 @@
 //! | file | measures |
 //! |---|---|
 //! | [`a1`] | upstream succeeded to downstream Pod, on KWOK |
+//! | [`a2`] | stages a second on KWOK |
+//! | [`a3`] | the operator's processor time |
 //! | [`a4`] | requests and bytes a stage |
+//! | [`a5`] | memory with 10,000 live Pods |
+//! | [`a6`] | small runs beside a large one |
 //! | [`b1`] | seconds a hop on the real kubelet, and the time to the first instruction |
+//! | [`b2`] | a fan-out and its join on the real kubelet |
 //! | [`c1`] | a large file, and with c2 many small ones, against `s5cmd` |
+//! | [`d1`] | finished runs, and with d2 a restart beside them |
 //! | [`e1`] | what the runner costs |
 //! | [`f1`] | the planner alone |
 //!
@@ -14,15 +20,23 @@
 //! this cluster, the [`null_engine`] shows. No test depends on any of this.
 
 pub mod a1;
+pub mod a2;
+pub mod a3;
 pub mod a4;
+pub mod a5;
+pub mod a6;
+mod arms;
 pub mod audit;
 pub mod b1;
+pub mod b2;
 pub mod c1;
+pub mod d1;
 pub mod document;
 pub mod e1;
 mod error;
 pub mod f1;
 pub mod graphs;
+pub mod load;
 pub mod machine;
 pub mod null_engine;
 pub mod operator;
@@ -51,14 +65,26 @@ pub const MACHINE: &str = "machine.json";
 pub enum Measure {
     /// From a stage's success to the next Pod, on KWOK.
     A1,
+    /// Stages a second on KWOK.
+    A2,
+    /// The operator's processor time for 1,000 stages.
+    A3,
     /// Requests and bytes a stage, on KWOK.
     A4,
+    /// Memory with 10,000 live Pods.
+    A5,
+    /// Small runs beside a large one, on KWOK.
+    A6,
     /// Seconds a hop on the real kubelet; with b3, the time to the first instruction.
     B1,
+    /// A fan-out and its join on the real kubelet.
+    B2,
     /// A large file both ways, against s5cmd.
     C1,
     /// Many small files both ways, against s5cmd.
     C2,
+    /// What finished runs cost; with d2, a restart beside them.
+    D1,
     /// What the runner costs.
     E1,
     /// The planner alone.
@@ -66,22 +92,40 @@ pub enum Measure {
 }
 
 impl Measure {
-    const ALL: [Self; 7] = [Self::F1, Self::E1, Self::C1, Self::C2, Self::A1, Self::A4, Self::B1];
+    /// In the order in which they are made: the quick ones first, the one that leaves the API server with most to tidy up last.
+    const ALL: [Self; 13] = [
+        Self::F1,
+        Self::E1,
+        Self::C1,
+        Self::C2,
+        Self::A1,
+        Self::A4,
+        Self::B1,
+        Self::B2,
+        Self::A2,
+        Self::A3,
+        Self::A6,
+        Self::D1,
+        Self::A5,
+    ];
 
     fn needs_cluster(self) -> bool {
-        match self {
-            Self::A1 | Self::A4 | Self::B1 => true,
-            Self::C1 | Self::C2 | Self::E1 | Self::F1 => false,
-        }
+        !matches!(self, Self::C1 | Self::C2 | Self::E1 | Self::F1)
     }
 
     fn words(self) -> &'static str {
         match self {
             Self::A1 => "a1: hops on KWOK",
+            Self::A2 => "a2: stages a second",
+            Self::A3 => "a3: the operator's processor time",
+            Self::A5 => "a5: live Pods",
+            Self::A6 => "a6: small runs beside a large one",
+            Self::B2 => "b2: a fan-out and its join",
             Self::A4 => "a4: requests and bytes",
             Self::B1 => "b1: hops on the kubelet",
             Self::C1 => "c1: a large file",
             Self::C2 => "c2: many small files",
+            Self::D1 => "d1: finished runs",
             Self::E1 => "e1: the runner",
             Self::F1 => "f1: the planner",
         }
@@ -118,7 +162,13 @@ pub fn run(options: &Options) -> Result<Vec<Row>, Error> {
             (Measure::A1, Some(world)) => a1::measure(world, options.repeat),
             (Measure::A4, Some(world)) => a4::measure(world, options.repeat),
             (Measure::B1, Some(world)) => b1::measure(world, options.repeat),
-            (Measure::A1 | Measure::A4 | Measure::B1, None) => Err(Error::ForeignCluster),
+            (Measure::D1, Some(world)) => d1::measure(world, options.repeat),
+            (Measure::A2, Some(world)) => a2::measure(world, options.repeat),
+            (Measure::A3, Some(world)) => a3::measure(world, options.repeat),
+            (Measure::A5, Some(world)) => a5::measure(world, options.repeat),
+            (Measure::A6, Some(world)) => a6::measure(world, options.repeat),
+            (Measure::B2, Some(world)) => b2::measure(world, options.repeat),
+            (_, None) => Err(Error::ForeignCluster),
         };
         let measured = progress::long_step(measure.words(), work)?;
         // Each time: what follows may fail, and this took minutes.

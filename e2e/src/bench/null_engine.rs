@@ -12,20 +12,12 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::Error;
+use super::graphs::Needs;
 
 /// Label of its Pods: the number of the node of the graph.
 pub const NODE: &str = "null-engine/node";
 /// A watch lasts longer than any run here.
 const WATCH_SECONDS: u32 = 290;
-
-/// Which nodes each node needs.
-pub type Needs = Vec<Vec<usize>>;
-
-/// Each needs the one before it.
-#[must_use]
-pub fn chain(length: usize) -> Needs {
-    (0..length).map(|node| node.checked_sub(1).into_iter().collect()).collect()
-}
 
 /// The Pods of one run, and who is told early that one has succeeded.
 pub struct NullEngine<'a> {

@@ -5,10 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
+use super::process::Process;
 use super::world::World;
 use super::{Error, row};
 use crate::{command, demo, install};
@@ -21,6 +22,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A running operator; it ends with the value.
 pub struct Operator {
     child: Child,
+    /// Before it was started.
+    pub began: SystemTime,
 }
 
 impl Operator {
@@ -45,8 +48,9 @@ impl Operator {
         operator.env("TRAINYARD_HEALTH_LISTEN", &health).env("TRAINYARD_REPORT_LISTEN", &report);
         operator.env("TRAINYARD_REPORT_URL", format!("http://{report}")).env("TRAINYARD_DEFAULT_STORE", store);
         operator.stdin(Stdio::null()).stdout(out).stderr(err);
+        let began = SystemTime::now();
         let child = operator.spawn().map_err(Error::file(&world.operator))?;
-        let mut operator = Self { child };
+        let mut operator = Self { child, began };
         let began = Instant::now();
         while !is_ready(&health) {
             if began.elapsed() > LIMIT || !matches!(operator.child.try_wait(), Ok(None)) {
@@ -55,6 +59,12 @@ impl Operator {
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(operator)
+    }
+
+    /// What the kernel knows of it.
+    #[must_use]
+    pub fn process(&self) -> Process {
+        Process(self.child.id())
     }
 }
 

@@ -10,16 +10,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use serde_json::Value;
 use tokio::runtime::Runtime;
 use trainyard_crds::labels;
-use trainyard_crds::v1alpha1::{Pipeline, PipelineReference, PipelineRun, PipelineRunSpec, RunPhase};
 
 use super::audit::AuditLog;
 use super::graphs::Mount;
+use super::process::Process;
 use super::{Error, row};
 use crate::cluster::{Cluster, Options};
 use crate::image::{self, Recipe};
@@ -30,9 +29,7 @@ use crate::{build, command, demo, install, store};
 const KWOK_NODES: u32 = 5;
 /// Marks the namespaces of benchmarks.
 const LABEL: &str = "trainyard-bench=true";
-/// How often a run is asked whether it has ended: rare beside what the operator asks.
-const GLANCE: Duration = Duration::from_millis(250);
-/// A run that takes longer has got stuck.
+/// What takes longer has got stuck.
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// The image of the program that says when it was started.
@@ -137,34 +134,18 @@ impl World {
         Ok(())
     }
 
-    /// Creates a Pipeline and a run of it, both of this name, and waits until the run has succeeded.
-    pub fn run(&self, namespace: &Namespace<'_>, name: &str, pipeline: &Value) -> Result<PipelineRun, Error> {
-        let pipeline = Pipeline::new(name, serde_json::from_value(pipeline.clone())?);
-        let spec = PipelineRunSpec {
-            pipeline_ref: Some(PipelineReference { name: name.to_owned() }),
-            ..PipelineRunSpec::default()
+    /// The operator's process in the cluster, as this machine sees it.
+    pub fn operator_in_cluster(&self) -> Result<Process, Error> {
+        let plan = self.cluster.plan().ok_or(Error::ForeignCluster)?;
+        let cgroup = plan.cgroup();
+        let processes = fs::read_dir("/proc").map_err(Error::file("/proc"))?;
+        let numbers = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_ours = |number: &u32| {
+            let read = |name: &str| fs::read_to_string(format!("/proc/{number}/{name}")).unwrap_or_default();
+            // The kernel keeps 15 characters of a name.
+            read("comm").trim() == "trainyard-opera" && read("cgroup").contains(&cgroup)
         };
-        let run = PipelineRun::new(name, spec);
-        let pipelines: Api<Pipeline> = Api::namespaced(self.client.clone(), &namespace.name);
-        let api: Api<PipelineRun> = Api::namespaced(self.client.clone(), &namespace.name);
-        self.wait(async {
-            pipelines.create(&PostParams::default(), &pipeline).await?;
-            api.create(&PostParams::default(), &run).await?;
-            let began = Instant::now();
-            while began.elapsed() < LIMIT {
-                tokio::time::sleep(GLANCE).await;
-                let run = api.get(name).await?;
-                let phase = run.status.as_ref().and_then(|status| status.phase).unwrap_or_default();
-                if phase == RunPhase::Succeeded {
-                    return Ok(run);
-                }
-                if phase.is_terminal() {
-                    let message = run.status.map(|status| status.message).unwrap_or_default();
-                    return Err(Error::Run { run: name.to_owned(), phase: phase.as_str(), message });
-                }
-            }
-            Err(Error::Slow { what: format!("the end of run {name} in namespace {}", namespace.name), limit: LIMIT })
-        })
+        numbers.filter(is_ours).max().map(Process).ok_or(Error::OperatorGone)
     }
 
     /// The Pods of a namespace as stage and name.
@@ -204,6 +185,12 @@ pub struct Namespace<'a> {
 }
 
 impl Namespace<'_> {
+    /// A client of the cluster's API.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.world.client.clone()
+    }
+
     /// The Pods of this namespace.
     #[must_use]
     pub fn pods(&self) -> Api<Pod> {
@@ -216,7 +203,7 @@ impl Drop for Namespace<'_> {
     fn drop(&mut self) {
         let now = DeleteParams::default().grace_period(0);
         let _ = self.world.wait(self.pods().delete_collection(&now, &ListParams::default()));
-        let _ = self.world.kubectl(&["delete", "namespace", &self.name, "--timeout=120s"]);
+        let _ = self.world.kubectl(&["delete", "namespace", &self.name, "--timeout=600s"]);
     }
 }
 
