@@ -1,10 +1,11 @@
-//! The figures in `docs/performance.md`: generated between two marks from the files of a benchmark, so that the document quotes
-//! nothing else.
+//! The figures in `docs/performance.md`, and the plots that it shows: generated from the files of a benchmark, so that the document
+//! quotes nothing else.
 
 use std::fs;
 use std::path::PathBuf;
 
 use super::machine::Machine;
+use super::plot;
 use super::row::{self, Row};
 use super::{Error, Kept};
 use crate::paths;
@@ -18,13 +19,22 @@ pub fn path() -> PathBuf {
     paths::repository().join("docs/performance.md")
 }
 
-/// Writes the figures that are kept into the document. Returns the figures.
+/// Name of the folder of plots beside the document.
+const PLOTS: &str = "plots";
+
+/// Writes the figures that are kept into the document, and their plots beside it. Returns the figures.
 pub fn write() -> Result<Vec<Row>, Error> {
     let kept = Kept::read()?;
     let path = path();
     let text = fs::read_to_string(&path).map_err(Error::file(&path))?;
     let text = between(&text, &figures(&kept)).ok_or_else(|| Error::Marks(path.clone()))?;
     fs::write(&path, text).map_err(Error::file(&path))?;
+    let folder = path.with_file_name(PLOTS);
+    fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
+    for plot in plot::plots(&kept.rows) {
+        let path = folder.join(plot.name).with_extension("svg");
+        fs::write(&path, plot.svg()).map_err(Error::file(path))?;
+    }
     Ok(kept.rows)
 }
 
@@ -56,6 +66,9 @@ fn figures(kept: &Kept) -> String {
             out.push_str(&format!("| {id} | {arm} | {value} | {low} to {high} | {unit} | {n} | {goal} | {met} |\n"));
         }
         out.push('\n');
+    }
+    for plot in plot::plots(&kept.rows) {
+        out.push_str(&format!("![{id}: {title}]({PLOTS}/{id}.svg)\n\n", id = plot.name, title = plot.title));
     }
     let (met, measured) = row::goals(&kept.rows);
     out.push_str(&format!("{met} of {measured} goals met.\n"));
@@ -114,6 +127,11 @@ mod tests {
         let kept = Kept { rows: rows.to_vec(), machines: [("a1".to_owned(), machine)].into() };
         assert_eq!(figures(&kept), expected);
         assert_eq!(figures(&Kept::default()), "Not measured yet.\n");
+
+        let growth = [("0", 9.0), ("100", 9.5)]
+            .map(|(runs, value)| Row::new("d1", &format!("idle RSS, {runs} finished runs"), "MiB", &[value]).unwrap());
+        let text = figures(&Kept { rows: growth.to_vec(), ..Kept::default() });
+        assert!(text.contains("(plots/d1.svg)\n\n0 of 0 goals met.\n"), "{text}");
     }
 
     /// The document itself has the marks.

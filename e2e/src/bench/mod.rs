@@ -40,6 +40,7 @@ pub mod load;
 pub mod machine;
 pub mod null_engine;
 pub mod operator;
+pub mod plot;
 pub mod process;
 pub mod row;
 pub mod stats;
