@@ -41,7 +41,7 @@ const SETTLED: Duration = Duration::from_secs(5);
 /// Its watches begin anew within this time: whatever it does at times, it does.
 const WINDOW: Duration = Duration::from_secs(60);
 /// An action that takes longer does not come.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(1800);
 const GLANCE: Duration = Duration::from_millis(250);
 
 /// Measures it `repeat` times.
