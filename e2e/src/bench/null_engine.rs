@@ -37,9 +37,12 @@ impl NullEngine<'_> {
         let version = self.pods.list(&ListParams::default().limit(1)).await?.metadata.resource_version;
         let parameters = WatchParams::default().labels(NODE).timeout(WATCH_SECONDS);
         let mut watch = self.pods.watch(&parameters, &version.unwrap_or_default()).await?.boxed();
+        let mut reports = self.reports.take();
         let mut waits: Vec<usize> = self.needs.iter().map(Vec::len).collect();
         let (mut started, mut seen) = (HashSet::new(), HashSet::new());
-        self.create((0..waits.len()).filter(|node| waits[*node] == 0).collect()).await?;
+        // Creates do not hold up the watch: the API server ends one that is not read.
+        let mut creating = FuturesUnordered::new();
+        creating.extend((0..waits.len()).filter(|node| waits[*node] == 0).map(|node| self.create(node)));
         while seen.len() < waits.len() {
             let done = tokio::select! {
                 event = watch.try_next() => match event? {
@@ -50,35 +53,27 @@ impl NullEngine<'_> {
                     Some(WatchEvent::Deleted(_) | WatchEvent::Bookmark(_)) => None,
                     None => return Err(Error::NullEngine("the watch ended before the run".to_owned())),
                 },
-                Some(node) = report(self.reports.as_mut()) => Some(node),
+                Some(node) = report(reports.as_mut()) => Some(node),
+                Some(created) = creating.next() => {
+                    created?;
+                    None
+                }
             };
             let Some(done) = done.filter(|node| started.insert(*node)) else { continue };
-            let mut ready = Vec::new();
             for (node, needs) in self.needs.iter().enumerate().filter(|(_, needs)| needs.contains(&done)) {
                 waits[node] = waits[node].saturating_sub(needs.iter().filter(|need| **need == done).count());
                 if waits[node] == 0 {
-                    ready.push(node);
+                    creating.push(self.create(node));
                 }
             }
-            self.create(ready).await?;
         }
         Ok(())
     }
 
-    /// Creates the Pods of these nodes at the same time.
-    async fn create(&self, nodes: Vec<usize>) -> Result<(), Error> {
-        let parameters = PostParams::default();
-        let pods = nodes.into_iter().map(|node| {
-            let mut pod = (self.pod)(node);
-            pod.metadata.labels.get_or_insert_default().insert(NODE.to_owned(), node.to_string());
-            pod
-        });
-        let pods: Vec<Pod> = pods.collect();
-        pods.iter()
-            .map(|pod| self.pods.create(&parameters, pod))
-            .collect::<FuturesUnordered<_>>()
-            .try_for_each(|_| futures::future::ready(Ok(())))
-            .await?;
+    async fn create(&self, node: usize) -> Result<(), Error> {
+        let mut pod = (self.pod)(node);
+        pod.metadata.labels.get_or_insert_default().insert(NODE.to_owned(), node.to_string());
+        self.pods.create(&PostParams::default(), &pod).await?;
         Ok(())
     }
 }
