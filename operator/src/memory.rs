@@ -205,6 +205,8 @@ impl Memory {
         let object = observation.run.clone();
         let run = self.run(&observation.run_uid);
         let mut run = lock(&run);
+        // Whose it was must be known even if nothing else is: the run may have been forgotten before.
+        run.object = Some(object.clone());
         run.buried.insert(observation.attempt.uid.clone());
         let known = run.observed.attempt(&observation.stage, observation.attempt.number);
         let said = |attempt: &Attempt| matches!(attempt.state, AttemptState::Ended(_));
@@ -292,6 +294,16 @@ mod tests {
 
     fn attempts(memory: &Memory, run: &str) -> usize {
         memory.known(run).map_or(0, |run| lock(&run).observed.attempts("train").len())
+    }
+
+    #[test]
+    fn a_pod_that_goes_after_its_run_leaves_nothing() {
+        let memory = Memory::default();
+        for pod in [pod("a", "one"), pod("a", "two")] {
+            let object = memory.pod_deleted(&pod).unwrap();
+            memory.forget_unknown(&object);
+        }
+        assert_eq!(memory.len(), 0);
     }
 
     #[test]
