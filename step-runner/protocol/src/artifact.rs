@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The record that makes a stage's result count: written once per stage with put-if-absent, at
-/// [`crate::paths::commit_key`].
+/// [`crate::paths::commit_key`]. In the store its first field is `checksum`: `sha256:` of the record's bytes with zeros for the
+/// digits. It is about the bytes and not a part of what the record says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CommitRecord {

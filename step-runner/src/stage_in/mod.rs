@@ -16,7 +16,7 @@ mod place;
 mod record;
 mod uri;
 
-pub(crate) use record::{Record, read_record};
+pub(crate) use record::{Record, read_record, sealed};
 
 /// Inputs that are fetched at the same time.
 const INPUTS: usize = 4;

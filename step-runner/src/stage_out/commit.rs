@@ -8,7 +8,7 @@ use step_protocol::{CommitRecord, Outcome, StepSpec, paths};
 use super::{Made, Publisher};
 use crate::digest;
 use crate::failure::{Failure, say};
-use crate::stage_in::{Record, read_record};
+use crate::stage_in::{Record, read_record, sealed};
 use crate::store::{Created, Store};
 
 /// How often a record that is said to exist is looked for.
@@ -54,7 +54,7 @@ impl Publisher<'_> {
         };
         let bytes = serde_json::to_vec(&record)
             .map_err(|error| Failure::new(Outcome::RunnerError, format!("the commit record: {error}")))?;
-        let bytes = Bytes::from(bytes);
+        let bytes = Bytes::from(sealed(&bytes));
         let ours = Record { record, digest: digest::sha256(&bytes), bytes: bytes.clone() };
         let key = paths::commit_key(&self.spec.prefix);
         let durable = self.store.durable();
