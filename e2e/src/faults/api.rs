@@ -22,6 +22,8 @@ use std::time::Duration;
 
 /// A JSON Merge Patch.
 pub const MERGE_PATCH: &str = "application/merge-patch+json";
+/// A JSON Patch.
+pub const JSON_PATCH: &str = "application/json-patch+json";
 /// Plain JSON.
 pub const JSON: &str = "application/json";
 
@@ -170,6 +172,11 @@ impl Api {
     /// Changes an object by a JSON Merge Patch.
     pub async fn merge(&self, target: &str, patch: &Value) -> Result<Value, ApiError> {
         self.call(Method::PATCH, target, MERGE_PATCH, Some(patch)).await
+    }
+
+    /// Changes an object by a JSON Patch, which may test what is there first.
+    pub async fn patch(&self, target: &str, patch: &Value) -> Result<Value, ApiError> {
+        self.call(Method::PATCH, target, JSON_PATCH, Some(patch)).await
     }
 
     /// Deletes an object.

@@ -337,8 +337,19 @@ impl Shared {
         let status = json!({
             "name": STAGE, "image": image, "imageID": "test", "ready": phase == "Running", "restartCount": 0, "state": state,
         });
+        let path = format!("{}/status", pod.path);
+        if phase == "Running" {
+            // A Pod whose status others have ended meanwhile does not run again.
+            let patch = json!([
+                {"op": "test", "path": "/metadata/uid", "value": pod.uid},
+                {"op": "test", "path": "/status/phase", "value": "Pending"},
+                {"op": "replace", "path": "/status/phase", "value": phase},
+                {"op": "add", "path": "/status/containerStatuses", "value": [status]},
+            ]);
+            return self.api.patch(&path, &patch).await;
+        }
         let patch = json!({"metadata": {"uid": pod.uid}, "status": {"phase": phase, "containerStatuses": [status]}});
-        self.api.merge(&format!("{}/status", pod.path), &patch).await
+        self.api.merge(&path, &patch).await
     }
 
     /// Waits for the runner; TERM when its Pod is deleted, KILL when its time is over or the Pod has vanished.

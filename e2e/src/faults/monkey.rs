@@ -93,6 +93,7 @@ impl Hand {
                 self.api.create(&format!("{path}/eviction"), &eviction).await?;
             }
             Fault::Fail => {
+                self.runners.cut(uid);
                 let status =
                     json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."});
                 self.api.merge(&format!("{path}/status"), &json!({"metadata": same, "status": status})).await?;
