@@ -64,6 +64,7 @@ pub struct Runners {
 struct RunnersState {
     pids: HashMap<String, Pid>,
     cut: HashSet<String>,
+    killed: HashSet<String>,
     started: u32,
 }
 
@@ -72,9 +73,11 @@ impl Runners {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// SIGKILL for the runner of this Pod, if it runs.
+    /// SIGKILL for the runner of this Pod, now or as soon as it runs.
     pub fn kill(&self, uid: &str) {
-        if let Some(pid) = self.state().pids.get(uid) {
+        let mut state = self.state();
+        state.killed.insert(uid.to_owned());
+        if let Some(pid) = state.pids.get(uid) {
             // It may have ended in this moment.
             let _ = kill_process(*pid, Signal::KILL);
         }
@@ -98,7 +101,11 @@ impl Runners {
 
     fn started(&self, uid: &str, child: &Child) {
         if let Some(pid) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
-            self.state().pids.insert(uid.to_owned(), pid);
+            let mut state = self.state();
+            state.pids.insert(uid.to_owned(), pid);
+            if state.killed.contains(uid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
         }
     }
 
