@@ -10,7 +10,7 @@ endif
 CARGO_DENY := $(CACHE)/tools/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
 
-.PHONY: help demo test bench cluster cluster-down images install generate lint unit api faults faults-sample faults-full store chart stories docs
+.PHONY: help demo test bench cluster cluster-down images install generate lint unit api faults faults-crashes faults-sample faults-full store chart stories docs
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -18,7 +18,7 @@ help: ## this list
 demo: ## from a bare machine to a trained model: cluster, store, Trainyard, one run of examples/iris
 	$(E2E) demo
 
-test: lint unit chart api store faults-sample stories ## everything that must hold
+test: lint unit chart api store faults-crashes stories ## everything that must hold
 
 bench: ## measure what the documents claim; writes target/bench/results.json
 	cargo run --quiet --release --package trainyard-e2e -- bench
@@ -69,6 +69,9 @@ store: ## the runner, and its stores: files, a volume, a real S3 server
 
 faults: ## the gate of the fault sweep: 4,200 cases and 12 mutants; 20 minutes
 	TRAINYARD_FAULTS_SIZE=gate cargo test --package trainyard-e2e --test faults -- --nocapture
+
+faults-crashes: ## the operator killed at every write of every workload
+	TRAINYARD_FAULTS_SIZE=crashes cargo test --package trainyard-e2e --test faults -- --nocapture
 
 faults-sample: ## a seeded choice of it: 840 cases and the mutants
 	TRAINYARD_FAULTS_SIZE=sample cargo test --package trainyard-e2e --test faults -- --nocapture

@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 
 /// The cluster of the sweep. It stays after a failure, and after a single case.
 const CLUSTER: &str = "faults";
-/// How large the sweep is: `sample`, `gate` or `full`.
+/// How large the sweep is: `crashes`, `sample`, `gate` or `full`.
 const ENV_SIZE: &str = "TRAINYARD_FAULTS_SIZE";
 /// What the choice of cases is made from.
 const ENV_SEED: &str = "TRAINYARD_FAULTS_SEED";
@@ -45,8 +45,13 @@ fn sweep() {
     let sweep = Arc::new(Sweep::new(setup.clone(), together()));
     let known = learn(&runtime, &sweep);
     let all: Vec<CaseName> = known.iter().flat_map(|(workload, learned)| selection::all(workload, learned)).collect();
+    let crashes = size == Size::CRASHES;
+    let all: Vec<CaseName> = all.into_iter().filter(|case| !crashes || case.class() == 'A').collect();
     let mut cases = selection::choose(&all, size.cases, &mut Random::new(seed));
-    let wanted = size.sequences.max((size.cases + size.sequences).saturating_sub(cases.len()));
+    let wanted = match crashes {
+        true => 0,
+        false => size.sequences.max((size.cases + size.sequences).saturating_sub(cases.len())),
+    };
     cases.extend((seed * 1_000_000..).filter_map(|seed| selection::sequence(seed, &known)).take(wanted));
     progress::line(&format!(
         "faults: {} of {} cases and {wanted} sequences, seed {seed}",
@@ -57,13 +62,10 @@ fn sweep() {
     for line in report.lines() {
         progress::line(&line);
     }
-    let caught = plant(&runtime, &setup, &known, &all, seed);
+    let caught = if crashes { MUTANTS.len() } else { plant(&runtime, &setup, &known, &all, seed) };
     let violations = report.violations();
-    progress::line(&format!(
-        "faults: {} cases, {violations} violations, {caught} of {} mutants caught",
-        report.verdicts.len(),
-        MUTANTS.len()
-    ));
+    let mutants = if crashes { String::new() } else { format!(", {caught} of {} mutants caught", MUTANTS.len()) };
+    progress::line(&format!("faults: {} cases, {violations} violations{mutants}", report.verdicts.len()));
     assert_eq!(report.failures().count(), 0, "cases with violations; each is told above");
     assert_eq!(caught, MUTANTS.len(), "mutants that nothing caught; each is told above");
     cluster::down(CLUSTER, true).unwrap();

@@ -20,7 +20,9 @@ pub struct Size {
 }
 
 impl Size {
-    /// What every change must pass.
+    /// Every crash, and nothing else: what `make test` runs.
+    pub const CRASHES: Self = Self { name: "crashes", cases: usize::MAX, sequences: 0 };
+    /// A choice of everything.
     pub const SAMPLE: Self = Self { name: "sample", cases: 800, sequences: 40 };
     /// What `make faults` runs.
     pub const GATE: Self = Self { name: "gate", cases: 4000, sequences: 200 };
@@ -30,7 +32,7 @@ impl Size {
     /// The size of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        [Self::SAMPLE, Self::GATE, Self::FULL].into_iter().find(|size| size.name == name)
+        [Self::CRASHES, Self::SAMPLE, Self::GATE, Self::FULL].into_iter().find(|size| size.name == name)
     }
 }
 
@@ -74,6 +76,10 @@ pub fn all(workload: &Workload, learned: &Learned) -> Vec<CaseName> {
     for number in 1..=writes {
         for fault in Fault::ALL.iter().copied().filter(|fault| is_of_writes(*fault)) {
             let write = learned.list.get(number as usize - 1);
+            // It strikes at the first deletion from its place on.
+            let later = learned.list.get(number as usize - 1..).unwrap_or_default();
+            let write =
+                if fault == Fault::SwappedPod { later.iter().find(|(method, _)| method == "DELETE") } else { write };
             let fits = write.is_some_and(|(method, path)| {
                 method.parse::<Method>().is_ok_and(|method| proxy::applies(fault, &method, path))
             });
