@@ -61,6 +61,8 @@ pub struct Case {
     pub stages: Vec<StageCase>,
     pub finally: Vec<StageCase>,
     pub parallel: Option<u32>,
+    /// What the stages are called, for this decides which of two Pods is heard of first.
+    pub labels: Vec<usize>,
 }
 
 impl StageCase {
@@ -125,13 +127,17 @@ fn class(outcome: &Outcome) -> Option<(Class, String)> {
 
 impl Case {
     fn all(&self) -> impl Iterator<Item = (String, &StageCase)> {
-        let name = |prefix: &'static str| move |(index, stage)| (format!("{prefix}{index}"), stage);
-        self.stages.iter().enumerate().map(name("s")).chain(self.finally.iter().enumerate().map(name("f")))
+        let finally = self.finally.iter().enumerate().map(|(index, stage)| (format!("f{index}"), stage));
+        self.stages.iter().enumerate().map(|(index, stage)| (self.name(index), stage)).chain(finally)
+    }
+
+    fn name(&self, index: usize) -> String {
+        format!("s{}", self.labels[index])
     }
 
     pub fn spec(&self) -> PipelineSpec {
         let count = self.stages.len();
-        let stages: Vec<Value> = self.all().map(|(name, stage)| stage_json(&name, stage)).collect();
+        let stages: Vec<Value> = self.all().map(|(name, stage)| self.json(&name, stage)).collect();
         let (main, finally) = stages.split_at(count);
         let mut spec = json!({
             "params": [{ "name": "yes", "type": "boolean", "default": true }],
@@ -156,6 +162,50 @@ impl Case {
         self.all()
             .flat_map(|(name, stage)| (1..=attempts(stage)).map(move |k| ((name.clone(), k), stage.outcome(k))))
             .collect()
+    }
+
+    fn json(&self, name: &str, stage: &StageCase) -> Value {
+        let (mut depends, mut after, mut inputs, mut when) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (index, how) in stage.uses.iter().enumerate() {
+            let other = self.name(index);
+            let input = |more: Value| {
+                let mut input = json!({ "name": format!("in-{index}"), "from": format!("{other}.o") });
+                input.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+                input
+            };
+            match how {
+                Use::No => {}
+                Use::DependsOn => depends.push(json!(other)),
+                Use::Input => inputs.push(input(json!({}))),
+                Use::OptionalInput => inputs.push(input(json!({ "optional": true }))),
+                Use::InputWithDefault => inputs.push(input(json!({ "default": "s3://bucket/x" }))),
+                Use::AfterFailed => after.push(json!({ "stage": other, "phases": ["Failed"] })),
+                Use::AfterSkipped => after.push(json!({ "stage": other, "phases": ["Skipped"] })),
+                Use::AfterSucceededOrFailed => after.push(json!({ "stage": other, "phases": ["Succeeded", "Failed"] })),
+                Use::AfterAny => after.push(json!({ "stage": other })),
+                Use::WhenSucceeded => when.push(format!("stages.{other}.phase == 'Succeeded'")),
+                Use::WhenMetric => when.push(format!("stages.{other}.metrics.m > 0.5")),
+            }
+        }
+        if let Some(value) = stage.when {
+            when.push(format!("params.yes == {value}"));
+        }
+        let mut json = json!({
+            "name": name,
+            "container": { "image": "python:3.13", "command": ["python3", "x.py"] },
+            "outputs": [{ "name": "o" }],
+            "results": [{ "name": "rows", "type": "integer" }],
+            "metrics": ["m"],
+            "dependsOn": depends,
+            "after": after,
+            "inputs": inputs,
+            "retry": { "limit": stage.limit, "infraLimit": stage.infra_limit },
+            "allowFailure": stage.allow_failure,
+        });
+        if !when.is_empty() {
+            json["when"] = json!(when.join(" && "));
+        }
+        json
     }
 
     /// How each stage must end, and why.
@@ -217,50 +267,6 @@ fn end(stage: &StageCase, before: &[(StagePhase, String, f64)]) -> (StagePhase, 
     stage.attempts()
 }
 
-fn stage_json(name: &str, stage: &StageCase) -> Value {
-    let (mut depends, mut after, mut inputs, mut when) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (index, how) in stage.uses.iter().enumerate() {
-        let other = format!("s{index}");
-        let input = |more: Value| {
-            let mut input = json!({ "name": format!("in-{index}"), "from": format!("{other}.o") });
-            input.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            input
-        };
-        match how {
-            Use::No => {}
-            Use::DependsOn => depends.push(json!(other)),
-            Use::Input => inputs.push(input(json!({}))),
-            Use::OptionalInput => inputs.push(input(json!({ "optional": true }))),
-            Use::InputWithDefault => inputs.push(input(json!({ "default": "s3://bucket/x" }))),
-            Use::AfterFailed => after.push(json!({ "stage": other, "phases": ["Failed"] })),
-            Use::AfterSkipped => after.push(json!({ "stage": other, "phases": ["Skipped"] })),
-            Use::AfterSucceededOrFailed => after.push(json!({ "stage": other, "phases": ["Succeeded", "Failed"] })),
-            Use::AfterAny => after.push(json!({ "stage": other })),
-            Use::WhenSucceeded => when.push(format!("stages.{other}.phase == 'Succeeded'")),
-            Use::WhenMetric => when.push(format!("stages.{other}.metrics.m > 0.5")),
-        }
-    }
-    if let Some(value) = stage.when {
-        when.push(format!("params.yes == {value}"));
-    }
-    let mut json = json!({
-        "name": name,
-        "container": { "image": "python:3.13", "command": ["python3", "x.py"] },
-        "outputs": [{ "name": "o" }],
-        "results": [{ "name": "rows", "type": "integer" }],
-        "metrics": ["m"],
-        "dependsOn": depends,
-        "after": after,
-        "inputs": inputs,
-        "retry": { "limit": stage.limit, "infraLimit": stage.infra_limit },
-        "allowFailure": stage.allow_failure,
-    });
-    if !when.is_empty() {
-        json["when"] = json!(when.join(" && "));
-    }
-    json
-}
-
 /// An outcome; shrinks to success.
 fn outcome() -> impl Strategy<Value = Outcome> {
     let metric = || prop_oneof![Just(1.0), Just(0.0)];
@@ -305,6 +311,11 @@ pub fn cases() -> impl Strategy<Value = Case> {
         let main: Vec<_> = (0..count).map(|before| stage(before, &USES)).collect();
         // Stages of finally read nothing but what may be absent, or they would be skipped.
         let finally = proptest::collection::vec(stage(count, &[Use::OptionalInput, Use::InputWithDefault]), 0..3);
-        (main, finally, parallel.clone()).prop_map(|(stages, finally, parallel)| Case { stages, finally, parallel })
+        (main, finally, parallel.clone()).prop_map(|(stages, finally, parallel)| Case {
+            labels: (0..stages.len()).collect(),
+            stages,
+            finally,
+            parallel,
+        })
     })
 }

@@ -6,6 +6,7 @@
 //! and what the API server lists. It plans again after every write and every event, and at `requeue_at`: never for no reason.
 
 mod checks;
+mod memory;
 mod pods;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +42,7 @@ pub enum Refusal {
     Rejected,
 }
 
+#[derive(Clone)]
 pub struct World {
     pub spec: Rc<PipelineSpec>,
     pub graph: Rc<Graph>,
@@ -60,6 +62,11 @@ pub struct World {
     pub refusals: BTreeMap<String, Refusal>,
     /// What the operator knows of the Pods.
     pub observed: Observed,
+    /// What else is a part of that: Pods that were not there when it asked, those that it saw and that are not shown any more, and
+    /// stages for which there is no room.
+    gone: BTreeSet<Key>,
+    lost: BTreeMap<String, u32>,
+    blocked: BTreeMap<String, Blocked>,
     /// Pods of which the operator does not know the last.
     late: BTreeSet<Key>,
     /// Whether there is a reason to plan.
@@ -73,6 +80,8 @@ pub struct World {
     pub effects: usize,
     /// The operator crashes before the effect of this number.
     pub crash_before: Option<usize>,
+    /// What would have become of the world had the operator crashed, for each effect; where that is wanted.
+    pub forks: Option<Vec<World>>,
     /// The next write of the status meets a conflict, or is put off.
     pub fail_write: bool,
     /// Stages that must end as skipped, since others were started because of that.
@@ -114,6 +123,9 @@ impl World {
             script: BTreeMap::new(),
             refusals: BTreeMap::new(),
             observed: Observed::default(),
+            gone: BTreeSet::new(),
+            lost: BTreeMap::new(),
+            blocked: BTreeMap::new(),
             late: BTreeSet::new(),
             due: true,
             requeue_at: None,
@@ -121,6 +133,7 @@ impl World {
             done: Vec::new(),
             effects: 0,
             crash_before: None,
+            forks: None,
             fail_write: false,
             skipped: BTreeSet::new(),
             uids: 0,
@@ -191,21 +204,27 @@ impl World {
 
     /// Plans and acts until there is no reason to, then makes sure that planning for no reason would do nothing.
     pub fn settle(&mut self) {
-        let mut plans = 0;
+        let (mut plans, mut idle) = (0, false);
         while self.is_awake() {
             plans += 1;
             assert!(plans <= RESTLESS + self.graph.nodes().len(), "the planner never rests: {:?}", self.plan());
-            self.reconcile();
+            idle = self.reconcile();
+        }
+        if idle {
+            // It would plan the same again.
+            return;
         }
         let plan = self.plan();
         assert!(plan.actions.is_empty(), "planned for no reason, it acts: {:?}", plan.actions);
         assert!(!plan.changes(&self.status), "planned for no reason, it changes the status: {plan:?}");
     }
 
-    /// One reconcile: plan, act, write.
-    pub fn reconcile(&mut self) {
+    /// One reconcile: plan, act, write. Returns whether there was nothing to do.
+    pub fn reconcile(&mut self) -> bool {
         self.due = false;
         let plan = self.plan();
+        let idle = plan.actions.is_empty() && !plan.changes(&self.status);
+        self.assert_forgets(&plan);
         self.requeue_at = plan.requeue_at;
         let mut notes = Vec::new();
         let mut stands = true;
@@ -215,7 +234,7 @@ impl World {
                 continue;
             }
             if self.crashes() {
-                return;
+                return false;
             }
             match action {
                 Action::Launch { node, attempt } => stands &= self.create(*node, *attempt),
@@ -230,11 +249,11 @@ impl World {
         if !stands || std::mem::take(&mut self.fail_write) {
             // Nothing of this plan is written; the next one knows of the refusal, or of what was read.
             self.due = true;
-            return;
+            return false;
         }
         if plan.changes(&self.status) {
             if self.crashes() {
-                return;
+                return false;
             }
             let status = plan.status(&self.status);
             self.check_write(&status);
@@ -245,9 +264,16 @@ impl World {
             self.done.push(format!("event {:?} {}: {}", note.kind, note.reason, note.message));
             self.notes.push(note);
         }
+        idle
     }
 
     fn crashes(&mut self) -> bool {
+        if let Some(mut forks) = self.forks.take() {
+            let mut fork = self.clone();
+            fork.crash();
+            forks.push(fork);
+            self.forks = Some(forks);
+        }
         let crash = self.crash_before == Some(self.effects);
         self.effects += 1;
         if crash {
@@ -260,6 +286,9 @@ impl World {
     /// The operator dies and starts again: early reports are forgotten, refusals too, and all Pods are listed.
     pub fn crash(&mut self) {
         self.observed = Observed::default();
+        self.gone.clear();
+        self.lost.clear();
+        self.blocked.clear();
         self.late.clear();
         for (key, pod) in &self.pods {
             self.observed.insert(&key.0, pod.attempt(key.1));
@@ -278,7 +307,9 @@ impl World {
                 let message = "exceeded quota: gpus, requested: 1, used: 8, limited: 8".to_owned();
                 let reason = Reason::QuotaExceeded.as_str().to_owned();
                 let until = self.now.saturating_add(*wait).unwrap();
-                self.observed.block(&stage, Blocked { reason, message, until });
+                let blocked = Blocked { reason, message, until };
+                self.blocked.insert(stage.clone(), blocked.clone());
+                self.observed.block(&stage, blocked);
                 self.done.push(format!("refused {stage} a{attempt}: quota"));
                 return false;
             }
@@ -297,7 +328,7 @@ impl World {
                 let (pod, uid, created) = (name, String::new(), self.now);
                 let state = AttemptState::Ended(ended);
                 let attempt = Attempt { number: attempt, pod, uid, created, deleting: false, lost_node: None, state };
-                self.observed.insert(&stage, attempt);
+                self.learn(&stage, attempt);
                 return false;
             }
             None => {}
@@ -326,8 +357,14 @@ impl World {
         let found = self.pods.get(&key);
         self.done.push(format!("confirm {} a{attempt}: {}", key.0, if found.is_some() { "there" } else { "gone" }));
         match found {
-            Some(pod) => self.observed.insert(&key.0, pod.attempt(attempt)),
-            None => self.observed.confirm_gone(&key.0, attempt),
+            Some(pod) => {
+                let attempt = pod.attempt(attempt);
+                self.learn(&key.0, attempt);
+            }
+            None => {
+                self.observed.confirm_gone(&key.0, attempt);
+                self.gone.insert(key.clone());
+            }
         }
         self.late.remove(&key);
         self.due = true;
@@ -354,10 +391,14 @@ impl World {
                 {
                     attempt.state = known.state.clone();
                 }
-                self.observed.insert(&key.0, attempt);
+                self.learn(&key.0, attempt);
             }
             None if known.is_some_and(|known| matches!(known.state, AttemptState::Ended(_))) => {}
-            None => self.observed.remove(&key.0, key.1),
+            None => {
+                self.observed.remove(&key.0, key.1);
+                let lost = self.lost.entry(key.0.clone()).or_default();
+                *lost = key.1.max(*lost);
+            }
         }
         self.due = true;
     }
@@ -365,6 +406,11 @@ impl World {
     /// Everything moves one step: the operator acts, hears, Pods move on, or time passes. Returns whether anything did.
     pub fn tick(&mut self) -> bool {
         self.settle();
+        self.advance()
+    }
+
+    /// The operator has done what there was to do, and something else happens, if anything can.
+    pub fn advance(&mut self) -> bool {
         let late = self.late();
         if !late.is_empty() {
             late.iter().for_each(|key| self.deliver(key));

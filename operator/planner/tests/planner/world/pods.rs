@@ -62,7 +62,7 @@ pub enum Life {
     Ended(Ended),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pod {
     pub name: String,
     pub uid: String,
@@ -131,6 +131,27 @@ impl World {
                     (Life::Ended(_), _) => false,
                 }
         })
+    }
+
+    /// A first attempt of a main stage that comes to its end next, and of which it is not said how.
+    pub fn undecided(&self) -> Option<Key> {
+        let undecided = |(key, pod): &(&Key, &Pod)| {
+            let ends = matches!(pod.life, Life::Running(_)) && !pod.deleting && !self.commits.contains_key(&key.0);
+            let main = self.spec.stages.iter().any(|stage| stage.name == key.0);
+            ends && main && key.1 == 1 && !self.script.contains_key(*key)
+        };
+        if !self.late.is_empty() {
+            return None;
+        }
+        self.pods.iter().find(undecided).map(|(key, _)| key.clone())
+    }
+
+    /// The world in which an attempt that has begun will end like this.
+    pub fn decided(&self, key: &Key, outcome: Outcome) -> Self {
+        let mut world = self.clone();
+        world.pods.get_mut(key).unwrap().outcome = outcome.clone();
+        world.script.insert(key.clone(), outcome);
+        world
     }
 
     /// A Pod says why it has not started.
