@@ -1,6 +1,6 @@
 """Checks objects, given as JSON one after the other on standard input.
 
-    check.py rights                what the chart's roles allow, exactly
+    check.py rights [gang]         what the chart's roles allow, exactly; with a scheduler that places Pods together
     check.py pods                  the operator's Deployment keeps to restricted Pod Security; prints its environment
     check.py network               the NetworkPolicy lets in reports and metrics, lets out DNS and the API server, and selects the operator
     check.py same FILE             the objects are those of FILE, but for what Helm and kustomize add
@@ -13,14 +13,19 @@ import sys
 OPERATOR = {
     "trainyard.dev/pipelines": "get list watch",
     "trainyard.dev/pipelineruns": "get list watch patch delete",
+    "trainyard.dev/trainingjobs": "get list watch patch delete",
     "trainyard.dev/pipelines/status": "patch",
     "trainyard.dev/pipelineruns/status": "patch",
+    "trainyard.dev/trainingjobs/status": "patch",
     "/pods": "get list watch create delete deletecollection",
+    "/services": "get create",
     "apps/controllerrevisions": "get create patch",
     "events.k8s.io/events": "create patch",
     "coordination.k8s.io/leases": "get create update",
     "apiextensions.k8s.io/customresourcedefinitions": "get",
 }
+# With a scheduler that places Pods together.
+GANG = {f"{group}/podgroups": "create" for group in ("scheduling.x-k8s.io", "scheduling.volcano.sh")}
 LEASES, CRDS = "coordination.k8s.io/leases", "apiextensions.k8s.io/customresourcedefinitions"
 
 
@@ -44,7 +49,7 @@ def expect(condition, message):
         sys.exit(f"error: {message}")
 
 
-def rights(all_objects):
+def rights(all_objects, expected):
     """Follows the bindings of the ServiceAccount, for a role that nobody binds allows nothing."""
     roles = {name(one): one for one in all_objects if one["kind"] in ("Role", "ClusterRole")}
     found, where = {}, {}
@@ -67,11 +72,11 @@ def rights(all_objects):
                         expect(len(rule["resourceNames"]) == 1, "leases are not limited to one")
                     if key == CRDS:
                         expect(
-                            sorted(rule["resourceNames"]) == ["pipelineruns.trainyard.dev", "pipelines.trainyard.dev"],
-                            "customresourcedefinitions are not limited to two",
+                            sorted(rule["resourceNames"]) == [f"{kind}.trainyard.dev" for kind in ("pipelineruns", "pipelines", "trainingjobs")],
+                            "customresourcedefinitions are not limited to ours",
                         )
-    for key in sorted(set(found) | set(OPERATOR)):
-        allowed = set(OPERATOR.get(key, "").split())
+    for key in sorted(set(found) | set(expected)):
+        allowed = set(expected.get(key, "").split())
         expect(found.get(key, set()) == allowed, f"the operator has {sorted(found.get(key, []))} on {key}, not {sorted(allowed)}")
     expect("" not in where[LEASES], "leases are not limited to the operator's namespace")
     for left in roles.values():
@@ -167,7 +172,7 @@ def main():
     command, *rest = sys.argv[1:]
     given = objects(sys.stdin.read())
     if command == "rights":
-        rights(given)
+        rights(given, OPERATOR | GANG if rest == ["gang"] else OPERATOR)
     elif command == "pods":
         pods(given)
     elif command == "network":

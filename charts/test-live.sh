@@ -22,7 +22,7 @@ if "$kubectl" get crd pipelines.trainyard.dev >/dev/null 2>&1; then crds=false; 
 
 clean() {
     "$helm" uninstall "$release" --namespace "$system" --ignore-not-found >/dev/null 2>&1 || true
-    [ $crds = false ] || "$kubectl" delete crd pipelines.trainyard.dev pipelineruns.trainyard.dev --ignore-not-found >/dev/null
+    [ $crds = false ] || "$kubectl" delete crd pipelines.trainyard.dev pipelineruns.trainyard.dev trainingjobs.trainyard.dev --ignore-not-found >/dev/null
     "$kubectl" delete namespace "$system" "$a" "$b" --ignore-not-found --timeout=60s >/dev/null
     rm -rf "$work"
 }
@@ -103,6 +103,11 @@ create() { # create OBJECT [OPTIONS...]
 creates() { create "$2" --as "$1" --dry-run=server; } # creates USER OBJECT: would be accepted
 
 run='{"apiVersion":"trainyard.dev/v1alpha1","kind":"PipelineRun","metadata":{"name":"r","namespace":"'$a'"},"spec":{"pipelineRef":{"name":"p"}}}'
+job='{"apiVersion":"trainyard.dev/v1alpha1","kind":"TrainingJob","metadata":{"name":"j","namespace":"'$a'"},
+    "spec":{"framework":"None","params":{"deep":{"a":[1,{"b":2}]}},"roles":[{"name":"worker","replicas":2,"container":{"image":"i:1","command":["c"]}}]}}'
+service='{"apiVersion":"v1","kind":"Service","metadata":{"name":"j","namespace":"'$a'","ownerReferences":[
+        {"apiVersion":"trainyard.dev/v1alpha1","kind":"TrainingJob","name":"j","uid":"00000000-0000-0000-0000-000000000000","controller":true}]},
+    "spec":{"clusterIP":"None","publishNotReadyAddresses":true,"selector":{"trainyard.dev/job-uid":"0"}}}'
 pipeline='{"apiVersion":"trainyard.dev/v1alpha1","kind":"Pipeline","metadata":{"name":"p","namespace":"'$a'"},
     "spec":{"stages":[{"name":"s","container":{"image":"i:1","command":["c"]}}]}}'
 pod='{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","namespace":"'$a'","ownerReferences":[
@@ -133,14 +138,14 @@ pod_refused() { # pod_refused TITLE TEXT POD
 for namespace in "$system" "$a" "$b"; do "$kubectl" create namespace "$namespace" >/dev/null; done
 "$kubectl" label namespace "$system" pod-security.kubernetes.io/enforce=restricted >/dev/null
 case_of 'helm install' install
-case_of 'CRDs are established' "$kubectl" wait --for=condition=Established --timeout=30s crd/pipelines.trainyard.dev crd/pipelineruns.trainyard.dev
+case_of 'CRDs are established' "$kubectl" wait --for=condition=Established --timeout=30s crd/pipelines.trainyard.dev crd/pipelineruns.trainyard.dev crd/trainingjobs.trainyard.dev
 typed() {
-    for policy in "$release-run-authorization" "$release-operator-pods"; do
+    for policy in "$release-run-authorization" "$release-operator-pods" "$release-operator-services"; do
         "$kubectl" get validatingadmissionpolicy "$policy" -o 'jsonpath={.status.observedGeneration}{.status.typeChecking.expressionWarnings}' >"$work/typed"
         [ "$(cat "$work/typed")" = 1 ] || { cat "$work/typed" && return 1; }
     done
 }
-case_of 'both policies pass the type check without a warning' until_true typed
+case_of 'the policies pass the type check without a warning' until_true typed
 deployed() { [ "$("$kubectl" --namespace "$system" get replicasets -o 'jsonpath={.items[*].status.replicas}')" = 1 ]; }
 case_of 'restricted Pod Security admits the operator' until_true deployed
 
@@ -148,7 +153,7 @@ for user in alice carol; do
     "$kubectl" --namespace "$a" create rolebinding "$user" --clusterrole edit --user "$user" >/dev/null
 done
 "$kubectl" --namespace "$a" create rolebinding dave --clusterrole admin --user dave >/dev/null
-"$kubectl" --namespace "$a" create role writer --verb create --resource pipelines.trainyard.dev,pipelineruns.trainyard.dev >/dev/null
+"$kubectl" --namespace "$a" create role writer --verb create --resource pipelines.trainyard.dev,pipelineruns.trainyard.dev,trainingjobs.trainyard.dev >/dev/null
 "$kubectl" --namespace "$a" create rolebinding bob --role writer --user bob >/dev/null
 "$kubectl" --namespace "$a" create rolebinding eve --clusterrole view --user eve >/dev/null
 "$kubectl" --namespace "$a" create serviceaccount trainer >/dev/null
@@ -165,12 +170,18 @@ list pipelines.trainyard.dev
 watch pipelineruns.trainyard.dev
 patch pipelineruns.trainyard.dev
 delete pipelineruns.trainyard.dev
+watch trainingjobs.trainyard.dev
+patch trainingjobs.trainyard.dev
+delete trainingjobs.trainyard.dev
+patch trainingjobs.trainyard.dev --subresource status
 patch pipelines.trainyard.dev --subresource status
 patch pipelineruns.trainyard.dev --subresource status
 watch pods
 create pods
 delete pods
 deletecollection pods
+get services
+create services
 create controllerrevisions.apps
 patch controllerrevisions.apps
 create events.events.k8s.io
@@ -202,7 +213,12 @@ list controllerrevisions.apps
 delete controllerrevisions.apps
 create deployments.apps
 create jobs.batch
-create services
+list services
+patch services
+update services
+delete services
+create endpoints
+create trainingjobs.trainyard.dev
 create roles.rbac.authorization.k8s.io
 bind clusterroles.rbac.authorization.k8s.io
 escalate clusterroles.rbac.authorization.k8s.io
@@ -295,10 +311,42 @@ case_of 'runs: created inline' create "$(merged "$(inline "$plain" ',"params":[{
 case_of 'runs: refused: a default inside the pipeline changes' refuses 'pipeline cannot be changed' \
     "$kubectl" --as alice --namespace "$a" patch pipelinerun i --type json --patch '[{"op":"replace","path":"/spec/pipeline/params/0/default","value":2}]'
 
+case_of 'jobs: refused: no right to create Pods' refuses 'a TrainingJob runs Pods for the user who creates it, and user bob may not' creates bob "$job"
+case_of 'jobs: accepted: a right to create Pods' creates alice "$job"
+case_of 'jobs: refused: an account' refuses 'user alice may not run stages as ServiceAccount trainer' creates alice \
+    "$(merged "$job" '{"spec":{"serviceAccountName":"trainer"}}')"
+role() { printf '{"spec":{"roles":[{"name":"worker","replicas":2,"container":{"image":"i:1","command":["c"]},"pod":{"serviceAccountName":"%s"}}]}}' "$1"; }
+case_of 'jobs: refused: account of a role' refuses 'user alice may not run stages as ServiceAccount trainer' creates alice "$(merged "$job" "$(role trainer)")"
+case_of 'jobs: accepted: account of a role with use' creates carol "$(merged "$job" "$(role trainer)")"
+case_of 'jobs: created' create "$job" --as alice
+edit_job() { "$kubectl" --as alice --namespace "$a" patch trainingjob j --type json --patch "$1"; }
+case_of 'jobs: refused: params change deep inside' refuses 'params cannot be changed: create another job' edit_job '[{"op":"replace","path":"/spec/params/deep/a/1/b","value":3}]'
+case_of 'jobs: refused: a role changes' refuses 'roles cannot be changed' edit_job '[{"op":"replace","path":"/spec/roles/0/replicas","value":3}]'
+case_of 'jobs: accepted: suspend' edit_job '[{"op":"add","path":"/spec/suspend","value":true}]'
+case_of 'jobs: accepted: ttl' edit_job '[{"op":"add","path":"/spec/ttl","value":"1h"}]'
+case_of 'jobs: accepted: status' "$kubectl" --namespace "$a" patch trainingjob j --subresource status --type merge --patch '{"status":{"phase":"Running"}}'
+
+# ----------------------------------------------------------------------------------------------------------- operator-services
+
+service_refused() { # service_refused TITLE TEXT FIELDS
+    case_of "services: refused: $1" refuses "$2" creates "$operator" "$(merged "$service" "$3")"
+}
+case_of 'services: accepted: one of a job' creates "$operator" "$service"
+service_refused 'no owner' 'that a TrainingJob owns' '{"metadata":{"ownerReferences":null}}'
+service_refused 'an address' 'only create headless Services' '{"spec":{"clusterIP":null,"ports":[{"port":80}]}}'
+service_refused 'a port' 'only create headless Services' '{"spec":{"ports":[{"port":80}]}}'
+service_refused 'external addresses' 'only create headless Services' '{"spec":{"externalIPs":["10.1.2.3"]}}'
+service_refused 'a name outside' 'only create headless Services' '{"spec":{"clusterIP":null,"selector":null,"type":"ExternalName","externalName":"example.com"}}'
+service_refused 'other Pods' 'may only select the Pods of a job' '{"spec":{"selector":{"app":"database","trainyard.dev/job-uid":null}}}'
+service_refused 'no selector' 'may only select the Pods of a job' '{"spec":{"selector":null}}'
+case_of 'services: accepted: any, but by another user' create "$(merged "$service" '{"spec":{"selector":{"app":"x"}}}')" --dry-run=server
+
 # --------------------------------------------------------------------------------------------------------------- operator-pods
 
 until_true "$kubectl" --namespace "$a" get serviceaccount default >/dev/null
 case_of 'pods: accepted: a Pod of a run' creates "$operator" "$pod"
+case_of 'pods: accepted: a Pod of a job' creates "$operator" "$(merged "$pod" '{"metadata":{"ownerReferences":[
+    {"apiVersion":"trainyard.dev/v1alpha1","kind":"TrainingJob","name":"j","uid":"00000000-0000-0000-0000-000000000000","controller":true}]}}')"
 for kind in '"persistentVolumeClaim":{"claimName":"c"}' '"configMap":{"name":"c"}' '"secret":{"secretName":"s"}' '"csi":{"driver":"d.example.com"}' \
     '"image":{"reference":"i:1"}' '"ephemeral":{"volumeClaimTemplate":{"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}}}}}'; do
     case_of "pods: accepted: volume ${kind%%:*}" creates "$operator" "$(volume "$kind")"
@@ -306,10 +354,10 @@ done
 case_of 'pods: accepted: root in the container' creates "$operator" "$(container '{"securityContext":{"runAsUser":0}}')"
 case_of 'pods: accepted: a cloud token of a webhook' creates "$operator" "$(token ',"audience":"sts.amazonaws.com"')"
 case_of 'pods: accepted: privileged, but by another user' create "$(container '{"securityContext":{"privileged":true,"allowPrivilegeEscalation":null}}')" --dry-run=server
-pod_refused 'no owner' 'a PipelineRun owns' "$(merged "$pod" '{"metadata":{"ownerReferences":null}}')"
-pod_refused 'owner of another kind' 'a PipelineRun owns' \
+pod_refused 'no owner' 'a PipelineRun or a TrainingJob owns' "$(merged "$pod" '{"metadata":{"ownerReferences":null}}')"
+pod_refused 'owner of another kind' 'a PipelineRun or a TrainingJob owns' \
     "$(merged "$pod" '{"metadata":{"ownerReferences":[{"apiVersion":"batch/v1","kind":"Job","name":"r","uid":"0","controller":true}]}}')"
-pod_refused 'owner that is no controller' 'a PipelineRun owns' \
+pod_refused 'owner that is no controller' 'a PipelineRun or a TrainingJob owns' \
     "$(merged "$pod" '{"metadata":{"ownerReferences":[{"apiVersion":"trainyard.dev/v1alpha1","kind":"PipelineRun","name":"r","uid":"0"}]}}')"
 pod_refused 'namespace of the cluster' 'namespaces of the cluster itself' "$(merged "$pod" '{"metadata":{"namespace":"kube-system"}}')"
 pod_refused 'token' 'automountServiceAccountToken must be false' "$(merged "$pod" '{"spec":{"automountServiceAccountToken":true}}')"

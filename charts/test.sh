@@ -48,6 +48,10 @@ rights() { # rights NAMESPACES HELM-OPTIONS...
     render --set crds.install=false "$@" | to_json >"$work/json" && python3 charts/check.py rights <"$work/json" >"$work/rights" && contains "$text" "$work/rights"
 }
 
+gang_rights() {
+    render --set crds.install=false --set gangScheduler.kind=Auto | to_json >"$work/json" && python3 charts/check.py rights gang <"$work/json"
+}
+
 pods() { # pods HELM-OPTIONS... -- LINES...
     set -- "$@" ''
     options=
@@ -202,6 +206,7 @@ case_of 'part of another chart' subchart
 case_of 'rights in all namespaces' rights 'all namespaces'
 case_of 'rights in two namespaces' rights 'team-a team-b' --values "$chart/ci/namespaces-values.yaml"
 case_of 'rights without roles for people' rights 'all namespaces' --values "$chart/ci/minimal-values.yaml"
+case_of 'rights with a scheduler that places Pods together' gang_rights
 
 case_of 'one replica' pods -- 'image=ghcr.io/trainyard/operator:0.1.0' 'replicas=1 strategy=Recreate' TRAINYARD_LEADER_ELECTION=false \
     TRAINYARD_RUNNER_IMAGE=ghcr.io/trainyard/step-runner:0.1.0 TRAINYARD_RUN_AS_USER=65532 'TRAINYARD_REPORT_URL=http://trainyard-report.$(POD_NAMESPACE).svc:8090'
@@ -211,6 +216,8 @@ case_of 'values reach the environment' pods --values $chart/ci/namespaces-values
     TRAINYARD_RUNNER_IMAGE_PULL_POLICY=Always TRAINYARD_NAMESPACES=team-a,team-b TRAINYARD_RUN_AS_USER=none TRAINYARD_DEFAULT_TIMEOUT=1h30m \
     'TRAINYARD_DEFAULT_RESOURCES={"limits": {"memory": "1Gi", "nvidia.com/gpu": 1}, "requests": {"cpu": "500m", "memory": "1Gi"}}' \
     'TRAINYARD_DEFAULT_STORE={"credentials": {"secretName": "store"}, "s3": {"endpoint": "https://store.example.com", "region": "eu-central-1", "virtualHostedStyle": false}, "uri": "s3://models/it'"'"'s & \"so\" on"}'
+case_of 'a scheduler that places Pods together' pods --set gangScheduler.kind=Volcano --set gangScheduler.name=batch -- \
+    TRAINYARD_GANG_SCHEDULER=Volcano TRAINYARD_GANG_SCHEDULER_NAME=batch
 case_of 'a claim as store' pods --values $chart/ci/minimal-values.yaml -- 'TRAINYARD_DEFAULT_STORE={"volume": {"claimName": "artifacts", "subPath": "trainyard"}}'
 
 case_of 'network by default' network 'to "everywhere" [443, 6443, 8443, 16443]'
@@ -231,6 +238,7 @@ case_of 'refused: store by bucket and claim' refused 'defaultStore' --set defaul
 case_of 'refused: credentials without bucket' refused 'defaultStore' --set defaultStore.credentials.secretName=c
 case_of 'refused: wrong scheme' refused 'defaultStore' --set defaultStore.uri=https://bucket
 case_of 'refused: bad duration' refused 'podTTL' --set podTTL=1hour
+case_of 'refused: unknown scheduler' refused 'gangScheduler' --set gangScheduler.kind=Slurm
 case_of 'refused: root' refused 'runAsUser' --set defaults.runAsUser=0
 case_of 'refused: bad namespace' refused 'watchNamespaces' --set 'watchNamespaces={Team_A}'
 case_of 'refused: a token for the API' refused 'tokenAudiences' --set 'admissionPolicies.tokenAudiences={https://kubernetes.default.svc}'

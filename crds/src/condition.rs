@@ -9,6 +9,8 @@ pub enum ConditionType {
     Finished,
     /// The run has ended well.
     Succeeded,
+    /// There are no Pods, since the job is suspended.
+    Suspended,
     /// kstatus: work is going on.
     Reconciling,
     /// kstatus: it will not get better without a person.
@@ -19,8 +21,15 @@ pub enum ConditionType {
 
 impl ConditionType {
     /// Every type.
-    pub const ALL: [Self; 6] =
-        [Self::Accepted, Self::Finished, Self::Succeeded, Self::Reconciling, Self::Stalled, Self::Ready];
+    pub const ALL: [Self; 7] = [
+        Self::Accepted,
+        Self::Finished,
+        Self::Succeeded,
+        Self::Suspended,
+        Self::Reconciling,
+        Self::Stalled,
+        Self::Ready,
+    ];
 
     /// The word in `status.conditions[].type`.
     #[must_use]
@@ -29,6 +38,7 @@ impl ConditionType {
             Self::Accepted => "Accepted",
             Self::Finished => "Finished",
             Self::Succeeded => "Succeeded",
+            Self::Suspended => "Suspended",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
             Self::Ready => "Ready",
@@ -73,6 +83,8 @@ pub enum Reason {
     NameConflict,
     /// The API server refused the Pod.
     PodRejected,
+    /// The operator lacks the right to create Pods.
+    Forbidden,
     /// The namespace's quota has no room.
     QuotaExceeded,
     /// No node has room for the Pod.
@@ -111,13 +123,23 @@ pub enum Reason {
     Terminated,
     /// The run is suspended.
     Suspended,
+    /// The ranks are being stopped, since the job is to be suspended.
+    Suspending,
+    /// All ranks are started again.
+    Restarting,
+    /// The job took longer than it may.
+    Timeout,
+    /// Not all ranks came together in time.
+    GangTimeout,
+    /// The job was edited in a way that is not allowed after it had been accepted.
+    SpecChanged,
     /// The operator's own fault.
     InternalError,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 43] = [
         Self::None,
         Self::Valid,
         Self::InvalidPipeline,
@@ -135,6 +157,7 @@ impl Reason {
         Self::ResultTooLarge,
         Self::NameConflict,
         Self::PodRejected,
+        Self::Forbidden,
         Self::QuotaExceeded,
         Self::Unschedulable,
         Self::ImagePull,
@@ -154,6 +177,11 @@ impl Reason {
         Self::Cancelled,
         Self::Terminated,
         Self::Suspended,
+        Self::Suspending,
+        Self::Restarting,
+        Self::Timeout,
+        Self::GangTimeout,
+        Self::SpecChanged,
         Self::InternalError,
     ];
 
@@ -178,6 +206,7 @@ impl Reason {
             Self::ResultTooLarge => "ResultTooLarge",
             Self::NameConflict => "NameConflict",
             Self::PodRejected => "PodRejected",
+            Self::Forbidden => "Forbidden",
             Self::QuotaExceeded => "QuotaExceeded",
             Self::Unschedulable => "Unschedulable",
             Self::ImagePull => "ImagePull",
@@ -197,6 +226,11 @@ impl Reason {
             Self::Cancelled => "Cancelled",
             Self::Terminated => "Terminated",
             Self::Suspended => "Suspended",
+            Self::Suspending => "Suspending",
+            Self::Restarting => "Restarting",
+            Self::Timeout => "Timeout",
+            Self::GangTimeout => "GangTimeout",
+            Self::SpecChanged => "SpecChanged",
             Self::InternalError => "InternalError",
         }
     }

@@ -10,7 +10,26 @@ pub const RUN_UID: &str = "trainyard.dev/run-uid";
 pub const STAGE: &str = "trainyard.dev/stage";
 /// Label on Pods: number of the attempt.
 pub const ATTEMPT: &str = "trainyard.dev/attempt";
-/// Label on runs that need no more work: such runs leave the operator's watch.
+/// Label on Pods of a training: name of the TrainingJob, cut to 63 characters. The UID label is what selects.
+pub const JOB: &str = "trainyard.dev/job";
+/// Label on Pods of a training: UID of the TrainingJob.
+pub const JOB_UID: &str = "trainyard.dev/job-uid";
+/// Label on Pods of a training: name of the role.
+pub const ROLE: &str = "trainyard.dev/role";
+/// Label on Pods of a training: place in the role, from 0.
+pub const INDEX: &str = "trainyard.dev/index";
+/// Label on Pods of a training: place among all ranks, from 0.
+pub const RANK: &str = "trainyard.dev/rank";
+/// Kueue's label on a job and its Pods: the queue that they wait in.
+pub const QUEUE: &str = "kueue.x-k8s.io/queue-name";
+/// Kueue's label on Pods that are admitted together.
+pub const POD_GROUP: &str = "kueue.x-k8s.io/pod-group-name";
+/// Kueue's annotation on such Pods: how many there are.
+pub const POD_GROUP_COUNT: &str = "kueue.x-k8s.io/pod-group-total-count";
+/// Kueue's annotation on such Pods: whether one that has failed is replaced within its group. Ours never are: the next attempt is
+/// another group. Without it Kueue would wait for replacements, and keep Pods and quota.
+pub const POD_GROUP_RETRIABLE: &str = "kueue.x-k8s.io/retriable-in-group";
+/// Label on runs and jobs that need no more work: such runs leave the operator's watch.
 pub const FINISHED: &str = "trainyard.dev/finished";
 /// Value of [`FINISHED`].
 pub const FINISHED_TRUE: &str = "true";

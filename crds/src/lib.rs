@@ -1,4 +1,4 @@
-//! The API of Trainyard: the custom resources `Pipeline` and `PipelineRun` in `trainyard.dev/v1alpha1`.
+//! The API of Trainyard: the custom resources `Pipeline`, `PipelineRun` and `TrainingJob` in `trainyard.dev/v1alpha1`.
 //!
 //! Types, names, labels and condition words, and nothing that acts: no client, no clock. What each field means is said in its
 //! doc comment, which is what `kubectl explain` prints; so doc comments here speak to the people who write the YAML.

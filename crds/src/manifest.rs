@@ -3,7 +3,7 @@
 use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 
-use crate::v1alpha1::{Pipeline, PipelineRun};
+use crate::v1alpha1::{Pipeline, PipelineRun, TrainingJob};
 
 /// `kubectl apply` keeps the whole object in an annotation, of which there may be 256 KiB.
 pub const APPLY_LIMIT: usize = 262_144;
@@ -13,10 +13,37 @@ pub const APPLY_LIMIT: usize = 262_144;
 /// # Errors
 /// Only if a definition were not JSON, which the types exclude.
 pub fn all() -> Result<Vec<(&'static str, Value)>, serde_json::Error> {
-    let pipeline = tidy(serde_json::to_value(Pipeline::crd())?);
+    let mut pipeline = tidy(serde_json::to_value(Pipeline::crd())?);
+    skip_unchanged(&mut pipeline);
     let mut run = tidy(serde_json::to_value(PipelineRun::crd())?);
     freeze_rules(&mut run);
-    Ok(vec![("pipelines.yaml", pipeline), ("pipelineruns.yaml", run)])
+    let mut job = tidy(serde_json::to_value(TrainingJob::crd())?);
+    fix_fields(&mut job);
+    job.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/roles")
+        .into_iter()
+        .for_each(freeze);
+    Ok(vec![("pipelines.yaml", pipeline), ("pipelineruns.yaml", run), ("trainingjobs.yaml", job)])
+}
+
+/// Fields of a job that may be changed. Values of `params` are of any type, which rules cannot compare: the admission policy does.
+const CHANGEABLE: [&str; 4] = ["elastic", "params", "suspend", "ttl"];
+
+/// Every other field of a job's spec stays as it was created: one rule a field, so that a new field cannot be forgotten.
+fn fix_fields(crd: &mut Value) {
+    let Some(spec) =
+        crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec").and_then(Value::as_object_mut)
+    else {
+        return;
+    };
+    let fields: Vec<String> = spec["properties"].as_object().into_iter().flat_map(|map| map.keys().cloned()).collect();
+    let Some(rules) = spec.get_mut("x-kubernetes-validations").and_then(Value::as_array_mut) else { return };
+    for field in fields.iter().filter(|field| !CHANGEABLE.contains(&field.as_str())) {
+        rules.push(json!({
+            "rule": format!("has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"),
+            "message": format!("{field} cannot be changed: create another job"),
+            "fieldPath": format!(".{field}"),
+        }));
+    }
 }
 
 /// Drops `nullable` (an absent field and a null one mean the same here) and gives `status` the default that kstatus needs.
@@ -48,6 +75,7 @@ fn strip(value: &mut Value) {
 fn drop_number_formats(map: &mut Map<String, Value>) {
     let Some(format) = map.get("format").and_then(Value::as_str) else { return };
     let replacement = match format {
+        "uint16" => "int32",
         "uint32" => "int64",
         "uint64" => "int64",
         _ => return,
@@ -88,6 +116,26 @@ fn freeze_rule(rule: &mut Map<String, Value>) {
     rule.insert("optionalOldSelf".into(), json!(true));
 }
 
+/// The rules on the order of stages compare every stage with every other. A Pipeline's spec may change, so they stay; but a write of its
+/// status, of which there is one whenever a run begins or ends, leaves the spec as it was when they held.
+fn skip_unchanged(crd: &mut Value) {
+    let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/x-kubernetes-validations";
+    let rules = crd.pointer_mut(path).and_then(Value::as_array_mut);
+    for rule in rules.into_iter().flatten().filter_map(Value::as_object_mut) {
+        let Some(text) = rule.get("rule").and_then(Value::as_str).filter(|text| text.contains(ORDERED)) else {
+            continue;
+        };
+        let changed = format!("{UNCHANGED} || ({text})");
+        rule.insert("rule".into(), json!(changed));
+        rule.insert("optionalOldSelf".into(), json!(true));
+    }
+}
+
+/// What is in a rule on the order of stages.
+const ORDERED: &str = "transformList";
+/// Whether the spec is as it was.
+const UNCHANGED: &str = "(oldSelf.hasValue() && oldSelf.value() == self)";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_status_write_of_a_run_evaluates_no_rule_on_its_pipeline() {
-        let (_, run) = all().unwrap().pop().unwrap();
+        let (_, run) = all().unwrap().into_iter().find(|(name, _)| *name == "pipelineruns.yaml").unwrap();
         let pipeline =
             run.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/pipeline").unwrap();
         let mut rules = Vec::new();
@@ -119,6 +167,20 @@ mod tests {
         assert!(rules.len() > 20, "{} rules", rules.len());
         for rule in rules {
             assert!(rule["rule"].as_str().unwrap().starts_with("oldSelf.hasValue() || "), "{rule}");
+            assert_eq!(rule["optionalOldSelf"], true, "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_status_write_of_a_pipeline_compares_no_stages() {
+        let (_, pipeline) = all().unwrap().remove(0);
+        let spec = pipeline.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
+        let mut rules = Vec::new();
+        collect(spec, &mut rules);
+        let ordered: Vec<_> = rules.iter().filter(|rule| rule["rule"].as_str().unwrap().contains(ORDERED)).collect();
+        assert_eq!(ordered.len(), 3);
+        for rule in ordered {
+            assert!(rule["rule"].as_str().unwrap().starts_with(UNCHANGED), "{rule}");
             assert_eq!(rule["optionalOldSelf"], true, "{rule}");
         }
     }

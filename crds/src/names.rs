@@ -30,6 +30,30 @@ pub fn pod(run: &str, run_uid: &str, stage: &str, attempt: u32) -> String {
     format!("{}-{}-a{attempt}-{hash}", part(run, 20), part(stage, 20))
 }
 
+/// Name of the Pod of one rank of one attempt of a training job: `<job, 18>-<role, 12>-<index>-a<attempt>-<hash, 16>`, at most 63
+/// characters for indexes below 1,000 and attempts below 1,000,000.
+#[must_use]
+pub fn rank_pod(job: &str, job_uid: &str, role: &str, index: u32, attempt: u32) -> String {
+    let hash = hash(&[job_uid, role, &index.to_string(), &attempt.to_string()]);
+    format!("{}-{}-{index}-a{attempt}-{hash}", part(job, 18), part(role, 12))
+}
+
+/// Name of the TrainingJob of one attempt of a stage: `<run, 20>-<stage, 20>-<hash, 16>`. It begins with a letter, as names of
+/// Services must, since a job's Service has its name.
+#[must_use]
+pub fn job(run: &str, run_uid: &str, stage: &str, attempt: u32) -> String {
+    let hash = hash(&["job", run_uid, stage, &attempt.to_string()]);
+    let run = part(run, 20);
+    let letter = if run.starts_with(|c: char| c.is_ascii_digit()) { "r" } else { "" };
+    format!("{letter}{run}-{}-{hash}", part(stage, 20))
+}
+
+/// Name of the group that the Pods of one attempt of a job are to a queue: `<job, 36>-a<attempt>-<hash, 16>`.
+#[must_use]
+pub fn group(job: &str, job_uid: &str, attempt: u32) -> String {
+    format!("{}-a{attempt}-{}", part(job, 36), hash(&["group", job_uid, &attempt.to_string()]))
+}
+
 /// Name of the ControllerRevision that keeps a frozen pipeline: `<pipeline, 46>-<hash, 16>`.
 #[must_use]
 pub fn revision(pipeline: &str, canonical_spec: &str) -> String {
@@ -59,6 +83,38 @@ mod tests {
             prop_assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
             prop_assert!(!name.starts_with('-') && !name.ends_with('-'));
         }
+    }
+
+    proptest! {
+        #[test]
+        fn names_of_jobs_and_ranks_are_host_names(
+            run in "[a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?",
+            stage in "[a-z]([-a-z0-9]{0,61}[a-z0-9])?",
+            index in 0u32..1000,
+            attempt in 1u32..1_000_000,
+        ) {
+            let uid = "0b6f7f9e-6a1c-4b53-9d1e-0e7cfb8a1b11";
+            let job = job(&run, uid, &stage, attempt);
+            prop_assert!(job.starts_with(|c: char| c.is_ascii_lowercase()), "{}", job);
+            for name in [&job, &rank_pod(&job, uid, &stage, index, attempt), &group(&job, uid, attempt)] {
+                prop_assert!(name.len() <= 63, "{}", name);
+                prop_assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
+                prop_assert!(!name.starts_with('-') && !name.ends_with('-'));
+            }
+        }
+    }
+
+    #[test]
+    fn job_role_index_and_attempt_each_make_another_rank() {
+        let names = [
+            rank_pod("j", "1", "worker", 0, 1),
+            rank_pod("j", "2", "worker", 0, 1),
+            rank_pod("j", "1", "chief", 0, 1),
+            rank_pod("j", "1", "worker", 1, 1),
+            rank_pod("j", "1", "worker", 0, 2),
+        ];
+        let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len());
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub enum Error {
 
 /// A connection to the store in a cluster for as long as it lives.
 pub struct Connection {
-    forward: Child,
+    forward: Option<Child>,
     _output: Option<BufReader<ChildStdout>>,
     runtime: tokio::runtime::Runtime,
     access: Access,
@@ -56,8 +56,10 @@ pub struct Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.forward.kill().ok();
-        self.forward.wait().ok();
+        if let Some(forward) = &mut self.forward {
+            forward.kill().ok();
+            forward.wait().ok();
+        }
     }
 }
 
@@ -89,12 +91,19 @@ impl Connection {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
         Ok(Self {
-            forward,
+            forward: Some(forward),
             _output: output,
             runtime,
             access: access.clone(),
             endpoint: format!("http://127.0.0.1:{port}"),
         })
+    }
+
+    /// Connects to a store that this machine reaches by itself, as it does those in clusters of its own. No API server is needed.
+    pub fn direct(endpoint: &str, access: &Access) -> Result<Self, Error> {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+        Ok(Self { forward: None, _output: None, runtime, access: access.clone(), endpoint: endpoint.to_owned() })
     }
 
     fn client(&self, bucket: &str, key: &str) -> Result<Arc<AmazonS3>, Error> {
@@ -129,6 +138,13 @@ impl Connection {
             key: key.to_owned(),
             source,
         })
+    }
+
+    /// Deletes an object.
+    pub fn delete(&self, bucket: &str, key: &str) -> Result<(), Error> {
+        let client = self.client(bucket, key)?;
+        let failed = |source| Error::Store { bucket: bucket.to_owned(), key: key.to_owned(), source };
+        self.runtime.block_on(client.delete(&key.into())).map_err(failed)
     }
 
     /// The keys below a prefix, sorted.

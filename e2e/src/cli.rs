@@ -69,7 +69,7 @@ enum Topic {
 #[derive(Debug, Args)]
 struct Name {
     /// The cluster: several can live on one machine.
-    #[arg(long, default_value = cluster::DEFAULT_NAME)]
+    #[arg(long, default_value_t = cluster::default_name())]
     name: String,
 }
 

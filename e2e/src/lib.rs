@@ -6,9 +6,10 @@
 //! * [`image`] turns the recipes of `deploy/images/*.toml` into OCI archives and loads them;
 //! * [`store`] runs an S3 server in the cluster or beside a test;
 //! * [`mod@bench`] measures what the documents claim;
-//! * [`faults`] crashes the operator wherever it writes, and judges what then happens.
+//! * [`faults`] crashes the operator wherever it writes, and judges what then happens;
+//! * [`soak`] runs many pipelines under small faults, and looks at memory.
 //!
-//! All but [`faults`] is blocking: these are start-up steps around programs, not a service.
+//! All but [`faults`] and [`soak`] is blocking: these are start-up steps around programs, not a service.
 
 pub mod bench;
 pub mod bucket;
@@ -21,4 +22,5 @@ pub mod image;
 pub mod install;
 pub mod paths;
 pub mod progress;
+pub mod soak;
 pub mod store;

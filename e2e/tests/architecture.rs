@@ -20,7 +20,7 @@ const ALLOWED: [(&str, &[&str]); 7] = [
 
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args(["metadata", "--format-version", "1", "--locked"])
         .current_dir(e2e::paths::repository())
         .output()
         .unwrap();
@@ -55,7 +55,7 @@ fn names(metadata: &Value) -> BTreeMap<String, String> {
 /// whole workspace: there the planner's `kube` is also the operator's.)
 fn tree(package: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--package", package, "--edges", "normal", "--prefix", "none", "--locked", "--offline"])
+        .args(["tree", "--package", package, "--edges", "normal", "--prefix", "none", "--locked"])
         .current_dir(e2e::paths::repository())
         .output()
         .unwrap();

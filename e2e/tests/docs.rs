@@ -4,7 +4,7 @@
 //! * Every command of a ```` ```sh ```` block is run here, or [`ELSEWHERE`] says where the same is done.
 //! * Every link leads somewhere, and a link to a test names a test that exists.
 //!
-//! The tutorial's commands are run one after the other by `tutorial.rs`, which needs a node.
+//! The tutorials' commands are run one after the other by `tutorial.rs`, which needs a node.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
@@ -115,7 +115,8 @@ fn run_here(text: &str, number: usize) -> Option<String> {
 fn every_command_is_run_somewhere() {
     let makefile = std::fs::read_to_string(paths::repository().join("Makefile")).unwrap();
     let (mut wrong, mut number) = (Vec::new(), 0);
-    for path in documents().iter().filter(|path| !path.ends_with("docs/tutorial.md")) {
+    let tutorials = ["docs/tutorial.md", "docs/tutorial-training.md"];
+    for path in documents().iter().filter(|path| !tutorials.iter().any(|tutorial| path.ends_with(tutorial))) {
         for block in blocks(path).iter().filter(|block| block.mark == "sh") {
             for text in commands(&block.text).0 {
                 number += 1;
@@ -199,5 +200,28 @@ fn every_link_leads_somewhere() {
             }
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What a user can rely on is shown by a test, in every row; a link to one that does not exist fails above.
+#[test]
+fn every_fault_names_the_test_that_shows_it() {
+    let text = std::fs::read_to_string(paths::repository().join("docs/failures.md")).unwrap();
+    let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let (mut rows, mut wrong, mut shown_by) = (0, Vec::new(), false);
+    for line in text.lines() {
+        if !line.starts_with('|') {
+            shown_by = false;
+        } else if line.ends_with("| shown by |") {
+            shown_by = true;
+        } else if shown_by && !line.starts_with("|---") {
+            rows += 1;
+            let cells = cells(line);
+            if cells.len() != 4 || !cells[3].contains(".rs)") {
+                wrong.push(line);
+            }
+        }
+    }
+    assert!(rows >= 50, "only {rows} rows");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -9,7 +9,7 @@ use e2e::faults::fault::CaseName;
 use e2e::faults::mutants::{self, MUTANTS};
 use e2e::faults::programs::{self, Programs};
 use e2e::faults::selection::{self, Random, Size};
-use e2e::faults::sweep::{ENV_CASE, Learned, Report, Sweep, Verdict, shown};
+use e2e::faults::sweep::{ENV_CASE, HARNESS, Learned, Report, Sweep, Verdict, shown};
 use e2e::faults::workload::Workload;
 use e2e::store::LocalVersity;
 use e2e::{command, paths, progress};
@@ -18,13 +18,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
-/// The cluster of the sweep. It stays after a failure, and after a single case.
+/// The cluster of the sweep, if none is named. It stays after a failure, and after a single case.
 const CLUSTER: &str = "faults";
+/// The name of another cluster, for two sweeps at the same time.
+const ENV_CLUSTER: &str = "TRAINYARD_FAULTS_CLUSTER";
 /// How large the sweep is: `crashes`, `sample`, `gate` or `full`.
 const ENV_SIZE: &str = "TRAINYARD_FAULTS_SIZE";
 /// What the choice of cases is made from.
 const ENV_SEED: &str = "TRAINYARD_FAULTS_SEED";
+/// The only workloads that are run, by name and separated by commas.
+const ENV_WORKLOAD: &str = "TRAINYARD_FAULTS_WORKLOAD";
+/// An operator that has nothing to do is watched so long: every run is looked at once a minute.
+const REST: Duration = Duration::from_secs(61);
 /// So often it is said how far it is.
 const TOLD: Duration = Duration::from_secs(30);
 
@@ -42,8 +49,10 @@ fn sweep() {
     if let Some(case) = only {
         return again(&runtime, setup, &case, &folder);
     }
+    let workloads = workloads();
     let sweep = Arc::new(Sweep::new(setup.clone(), together()));
-    let known = learn(&runtime, &sweep);
+    let known = learn(&runtime, &sweep, &workloads);
+    let resting = rest(&runtime, &setup, &workloads);
     let all: Vec<CaseName> = known.iter().flat_map(|(workload, learned)| selection::all(workload, learned)).collect();
     let crashes = size == Size::CRASHES;
     let all: Vec<CaseName> = all.into_iter().filter(|case| !crashes || case.class() == 'A').collect();
@@ -62,33 +71,59 @@ fn sweep() {
     for line in report.lines() {
         progress::line(&line);
     }
-    let caught = if crashes { MUTANTS.len() } else { plant(&runtime, &setup, &known, &all, seed) };
+    for workload in resting {
+        runtime.block_on(workload).unwrap().unwrap();
+    }
+    let planted = if size.mutants { plant(&runtime, &setup, &known, &all, seed) } else { Planted::default() };
     let violations = report.violations();
-    let mutants = if crashes { String::new() } else { format!(", {caught} of {} mutants caught", MUTANTS.len()) };
+    let Planted { caught, of } = planted;
+    let mutants = if size.mutants { format!(", {caught} of {of} mutants caught") } else { String::new() };
     progress::line(&format!("faults: {} cases, {violations} violations{mutants}", report.verdicts.len()));
     assert_eq!(report.failures().count(), 0, "cases with violations; each is told above");
-    assert_eq!(caught, MUTANTS.len(), "mutants that nothing caught; each is told above");
-    cluster::down(CLUSTER, true).unwrap();
+    assert_eq!(caught, of, "mutants that nothing caught; each is told above");
+    cluster::down(&cluster(), true).unwrap();
+}
+
+fn cluster() -> String {
+    env::var(ENV_CLUSTER).unwrap_or_else(|_| CLUSTER.to_owned())
 }
 
 fn together() -> usize {
-    3 * std::thread::available_parallelism().map_or(1, usize::from)
+    8 * std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Those that are asked for, or all.
+fn workloads() -> Vec<Workload> {
+    match env::var(ENV_WORKLOAD) {
+        Ok(names) => names.split(',').map(|name| Workload::named(name).unwrap()).collect(),
+        Err(_) => Workload::all(),
+    }
 }
 
 /// Every workload without a fault.
-fn learn(runtime: &Runtime, sweep: &Sweep) -> Vec<(Workload, Learned)> {
+fn learn(runtime: &Runtime, sweep: &Sweep, workloads: &[Workload]) -> Vec<(Workload, Learned)> {
     let mut known = Vec::new();
-    for workload in Workload::all() {
-        let learned = runtime.block_on(sweep.learn(&workload)).unwrap();
+    for workload in workloads {
+        let learned = runtime.block_on(sweep.learn(workload)).unwrap();
         let case::Places { writes, events, pods, store, reports } = learned.places;
         progress::line(&format!(
             "faults: {} has {writes} writes, {events} events, {pods} Pods, {store} store requests, {reports} reports ({:.1} s)",
             workload.name,
             learned.took.as_secs_f64()
         ));
-        known.push((workload, learned));
+        known.push((workload.clone(), learned));
     }
     known
+}
+
+/// Every workload once more without a fault, and then a minute in which nothing may be written. Goes on beside the others.
+fn rest(runtime: &Runtime, setup: &Setup, workloads: &[Workload]) -> Vec<JoinHandle<anyhow::Result<Learned>>> {
+    let sweep = Arc::new(Sweep::new(Setup { rest: REST, ..setup.clone() }, 1));
+    let one = |workload: Workload| {
+        let sweep = Arc::clone(&sweep);
+        runtime.spawn(async move { sweep.learn(&workload).await })
+    };
+    workloads.iter().cloned().map(one).collect()
 }
 
 fn run(
@@ -111,13 +146,25 @@ fn run(
     runtime.block_on(Arc::clone(sweep).run(known, cases, told)).unwrap()
 }
 
-/// Plants every mutant, and looks whether a case catches it. Returns how many were caught.
-fn plant(runtime: &Runtime, setup: &Setup, known: &[(Workload, Learned)], all: &[CaseName], seed: u64) -> usize {
+/// How many mutants were planted, and how many of them a case has caught.
+#[derive(Default)]
+struct Planted {
+    caught: usize,
+    of: usize,
+}
+
+/// Plants every mutant, and looks whether a case catches it. Of chosen workloads, only those that their cases can catch.
+fn plant(runtime: &Runtime, setup: &Setup, known: &[(Workload, Learned)], all: &[CaseName], seed: u64) -> Planted {
     let folder = setup.folder.join("mutants");
     std::fs::create_dir_all(&folder).unwrap();
     let Programs { operator, runner } = programs::with_mutants(&folder).unwrap();
-    let mut caught = 0;
+    let mut planted = Planted::default();
     for mutant in MUTANTS {
+        let cases = mutants::cases(mutant, all, &mut Random::new(seed));
+        if cases.is_empty() && env::var(ENV_WORKLOAD).is_ok() {
+            continue;
+        }
+        planted.of += 1;
         let setup = Setup {
             operator: operator.clone(),
             runner: runner.clone(),
@@ -126,16 +173,19 @@ fn plant(runtime: &Runtime, setup: &Setup, known: &[(Workload, Learned)], all: &
             ..setup.clone()
         };
         let sweep = Arc::new(Sweep::new(setup, together()));
-        let cases = mutants::cases(mutant, all, &mut Random::new(seed));
         let mut by = None;
         let told = |verdict: &Verdict| {
-            by = verdict.violations.first().map(|violation| format!("{} ({violation})", verdict.name));
+            by = verdict
+                .violations
+                .iter()
+                .find(|violation| violation.invariant != HARNESS)
+                .map(|violation| format!("{} ({violation})", verdict.name));
             by.is_some()
         };
         let report = runtime.block_on(sweep.run(known, &cases, told)).unwrap();
         match by {
             Some(case) => {
-                caught += 1;
+                planted.caught += 1;
                 progress::line(&format!("faults: mutant {} caught by {case}", mutant.name));
             }
             None => progress::line(&format!(
@@ -146,7 +196,7 @@ fn plant(runtime: &Runtime, setup: &Setup, known: &[(Workload, Learned)], all: &
             )),
         }
     }
-    caught
+    planted
 }
 
 /// One case, with its history.
@@ -184,12 +234,20 @@ fn tell(verdict: &Verdict, folder: &Path) {
 /// An API server with our kinds, an S3 server, and the programs.
 fn set_up(folder: &Path) -> Setup {
     let programs = programs::build(folder).unwrap();
-    let cluster = Cluster::up(Options::control_plane(CLUSTER)).unwrap();
+    let cluster = Cluster::up(Options::control_plane(&cluster())).unwrap();
     let kinds: PathBuf = paths::repository().join("crds/yaml");
     command::run(cluster.kubectl().args(["apply", "--server-side", "-f"]).arg(kinds)).unwrap();
     command::run(cluster.kubectl().args(["wait", "crd", "--all", "--for=condition=Established", "--timeout=30s"]))
         .unwrap();
     let api = Api::from_kubeconfig(cluster.kubeconfig()).unwrap();
     let store = Arc::new(LocalVersity::start().unwrap());
-    Setup { api, store, operator: programs.operator, runner: programs.runner, folder: folder.to_owned(), mutant: None }
+    Setup {
+        api,
+        store,
+        operator: programs.operator,
+        runner: programs.runner,
+        folder: folder.to_owned(),
+        mutant: None,
+        rest: Duration::ZERO,
+    }
 }

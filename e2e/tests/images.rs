@@ -120,7 +120,7 @@ fn assert_alike(name: &str) -> (Recipe, String) {
     let (recipe, said) = (image::recipe(name).unwrap(), containerfile(name.trim_start_matches("trainyard-")));
     let mut copied: BTreeSet<String> = recipe.binaries.iter().map(|binary| binary.to.clone()).collect();
     copied.extend(recipe.files.iter().map(|file| file.to.clone()));
-    copied.extend(recipe.wheels.iter().map(|wheels| wheels.to.clone()));
+    copied.extend(recipe.wheels.iter().flat_map(|wheels| wheels.data.iter().chain([&wheels.to])).cloned());
     let wanted = Said {
         user: recipe.user.clone(),
         workdir: recipe.workdir.clone(),
@@ -145,8 +145,14 @@ fn our_programs_are_packed_alike() {
 }
 
 #[test]
-fn the_example_is_packed_alike() {
-    let (recipe, text) = assert_alike("example-python");
+fn the_examples_are_packed_alike() {
+    for name in ["example-python", "example-training", "example-mpi"] {
+        packed_alike(name);
+    }
+}
+
+fn packed_alike(name: &str) {
+    let (recipe, text) = assert_alike(name);
     let wheels = recipe.wheels.unwrap();
     assert!(text.contains(&format!("COPY {} /requirements.txt\n", wheels.requirements)));
     assert!(text.contains("--require-hashes") && text.contains(&format!("--target {} ", wheels.to)));

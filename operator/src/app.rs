@@ -24,9 +24,10 @@ use crate::events::Events;
 use crate::health::{self, Readiness};
 use crate::lease::{Elector, Leadership, LeaseLost};
 use crate::metrics::Metrics;
-use crate::report::{self, EarlyReport, KeyError, ReportKeys};
+use crate::report::{self, EarlyProgress, EarlyReport, KeyError, ReportKeys};
 use crate::shutdown::{self, ShutdownError};
 use crate::telemetry::{self, TelemetryError};
+use crate::training_job::memory::Jobs;
 
 /// The word for readiness while nothing is.
 const START: &str = "start";
@@ -127,7 +128,8 @@ impl Operator {
         let elector = self.settings.lease.clone().map(|lease| Elector::new(self.client.clone(), lease));
         let leadership = elector.as_ref().map_or_else(Leadership::always, Elector::leadership);
         let keys = ReportKeys::random()?;
-        let reports = self.listen_to_reports(&keys, &leadership).await?;
+        let jobs = Jobs::default();
+        let (reports, progress) = self.listen_to_reports(&keys, &leadership, &jobs).await?;
         self.readiness.found(START);
 
         let released = CancellationToken::new();
@@ -142,7 +144,7 @@ impl Operator {
         self.metrics.set_leader(true);
         let result = tokio::select! {
             lost = lost(&mut keeper) => return Err(lost.into()),
-            result = self.work(keys, reports) => result,
+            result = self.work(keys, jobs, reports, progress) => result,
         };
         released.cancel();
         if let Some(keeper) = keeper {
@@ -152,7 +154,13 @@ impl Operator {
     }
 
     /// The controllers, until they have ended.
-    async fn work(&self, keys: ReportKeys, reports: mpsc::Receiver<EarlyReport>) -> Result<(), AppError> {
+    async fn work(
+        &self,
+        keys: ReportKeys,
+        jobs: Jobs,
+        reports: mpsc::Receiver<EarlyReport>,
+        progress: mpsc::Receiver<EarlyProgress>,
+    ) -> Result<(), AppError> {
         let parts = Parts {
             client: self.client.clone(),
             settings: Arc::clone(&self.settings),
@@ -160,7 +168,9 @@ impl Operator {
             keys,
             events: Events::new(self.client.clone(), &self.settings.identity, self.metrics.clone()),
             readiness: self.readiness.clone(),
+            jobs,
             reports,
+            progress,
             shutdown: self.shutdown.clone(),
         };
         let mut controllers = std::pin::pin!(controllers::run(parts));
@@ -182,13 +192,19 @@ impl Operator {
         &self,
         keys: &ReportKeys,
         leadership: &Leadership,
-    ) -> Result<mpsc::Receiver<EarlyReport>, AppError> {
+        jobs: &Jobs,
+    ) -> Result<(mpsc::Receiver<EarlyReport>, mpsc::Receiver<EarlyProgress>), AppError> {
         let (accepted, reports) = mpsc::channel(REPORTS);
+        let (told, progress) = mpsc::channel(REPORTS);
         if self.settings.report_url.is_some() {
             let router = report::router(keys.clone(), leadership.clone(), self.metrics.clone(), accepted);
+            let jobs = jobs.clone();
+            let find = move |run_uid: &str, execution: u32| jobs.report_keys(run_uid, execution);
+            let progress = report::progress_router(find, leadership.clone(), self.metrics.clone(), told);
+            let router = router.merge(progress);
             serve("--report-listen", self.settings.listen.report, router, self.stopped.clone()).await?;
         }
-        Ok(reports)
+        Ok((reports, progress))
     }
 }
 

@@ -10,10 +10,13 @@ use trainyard_crds::v1alpha1::Pipeline;
 
 use crate::args::{RunnerMode, Settings};
 use crate::events::Events;
+use crate::gang::Gang;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::pod::RunnerMount;
 use crate::report::ReportKeys;
+use crate::revisions::Revisions;
+use crate::training_job::memory::Jobs;
 
 /// What every reconcile shares.
 pub(crate) struct Context {
@@ -23,7 +26,10 @@ pub(crate) struct Context {
     pub(crate) keys: ReportKeys,
     pub(crate) events: Events,
     pub(crate) memory: Memory,
+    pub(crate) revisions: Revisions,
+    pub(crate) jobs: Jobs,
     pub(crate) mount: Mount,
+    pub(crate) gang: Option<Gang>,
     /// Pipelines whose status is to be looked at again because a run of theirs moved.
     pub(crate) pipelines: UnboundedSender<ObjectRef<Pipeline>>,
 }

@@ -11,16 +11,19 @@ use tokio::sync::mpsc::{self, Receiver, UnboundedSender};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use trainyard_crds::v1alpha1::{Pipeline, PipelineRun};
+use trainyard_crds::v1alpha1::{Pipeline, PipelineRun, TrainingJob};
 
 use crate::args::Settings;
 use crate::context::{Context, Mount};
 use crate::events::Events;
+use crate::gang::Gang;
 use crate::health::Readiness;
 use crate::memory::{Memory, lock};
 use crate::metrics::Metrics;
-use crate::report::{EarlyReport, ReportKeys};
-use crate::{pipeline, pipeline_run};
+use crate::report::{EarlyProgress, EarlyReport, ReportKeys};
+use crate::revisions::Revisions;
+use crate::training_job::memory::Jobs;
+use crate::{pipeline, pipeline_run, training_job};
 
 /// Kubernetes 1.36 has image volumes without a feature gate.
 const IMAGE_VOLUMES_SINCE: (u32, u32) = (1, 36);
@@ -33,13 +36,16 @@ pub(crate) struct Parts {
     pub(crate) keys: ReportKeys,
     pub(crate) events: Events,
     pub(crate) readiness: Readiness,
+    pub(crate) jobs: Jobs,
     pub(crate) reports: Receiver<EarlyReport>,
+    pub(crate) progress: Receiver<EarlyProgress>,
     pub(crate) shutdown: CancellationToken,
 }
 
 /// Runs all controllers until the shutdown; what is being done then is finished first.
 pub(crate) async fn run(parts: Parts) {
-    let Parts { client, settings, metrics, keys, events, readiness, reports, shutdown } = parts;
+    let Parts { client, settings, metrics, keys, events, readiness, jobs, reports, progress, shutdown } = parts;
+    let gang = Gang::discover(&client, settings.gang_scheduler, settings.gang_scheduler_name.as_deref()).await;
     let mount = Mount::new(settings.runner_mode, image_volumes(&client).await);
     let scopes: Vec<Option<String>> = match settings.namespaces.as_slice() {
         [] => vec![None],
@@ -47,8 +53,20 @@ pub(crate) async fn run(parts: Parts) {
     };
     let memory = Memory::default();
     let (moved, mut moved_pipelines) = mpsc::unbounded_channel();
-    let context =
-        Arc::new(Context { client, settings, metrics, keys, events, memory: memory.clone(), mount, pipelines: moved });
+    let context = Arc::new(Context {
+        client,
+        settings,
+        metrics,
+        keys,
+        events,
+        memory: memory.clone(),
+        jobs: jobs.clone(),
+        revisions: Revisions::default(),
+        mount,
+        gang,
+        pipelines: moved,
+    });
+    let mut trainings: HashMap<Option<String>, UnboundedSender<ObjectRef<TrainingJob>>> = HashMap::new();
     let mut runs: HashMap<Option<String>, UnboundedSender<ObjectRef<PipelineRun>>> = HashMap::new();
     let mut pipelines: HashMap<Option<String>, UnboundedSender<ObjectRef<Pipeline>>> = HashMap::new();
     let mut controllers = Vec::new();
@@ -59,6 +77,16 @@ pub(crate) async fn run(parts: Parts) {
         runs.insert(scope.clone(), run_sender);
         pipelines.insert(scope.clone(), pipeline_sender);
         let (context, readiness) = (Arc::clone(&context), readiness.clone());
+        let (training_sender, training_receiver) = mpsc::unbounded_channel();
+        trainings.insert(scope.clone(), training_sender);
+        let training_shutdown = shutdown.clone();
+        controllers.push(tokio::spawn(training_job::run(
+            Arc::clone(&context),
+            scope.clone(),
+            training_receiver,
+            readiness.clone(),
+            async move { training_shutdown.cancelled().await },
+        )));
         let (run_shutdown, pipeline_shutdown) = (shutdown.clone(), shutdown.clone());
         controllers.push(tokio::spawn(pipeline_run::run(
             Arc::clone(&context),
@@ -88,7 +116,8 @@ pub(crate) async fn run(parts: Parts) {
     tokio::select! {
         () = ended(controllers, &shutdown) => {}
         () = forward => {}
-        () = deliver(reports, &memory, &runs) => {}
+        () = deliver(reports, &memory, &runs, &jobs, &trainings) => {}
+        () = deliver_progress(progress, &jobs, &trainings) => {}
     }
 }
 
@@ -116,9 +145,17 @@ async fn deliver(
     mut reports: Receiver<EarlyReport>,
     memory: &Memory,
     runs: &HashMap<Option<String>, UnboundedSender<ObjectRef<PipelineRun>>>,
+    jobs: &Jobs,
+    trainings: &HashMap<Option<String>, UnboundedSender<ObjectRef<TrainingJob>>>,
 ) {
     while let Some(early) = reports.recv().await {
         let EarlyReport { namespace, run, run_uid, stage, attempt, report } = early;
+        if let Some(job) = jobs.report(&run_uid, &stage, attempt, &report) {
+            if let Some(sender) = scoped(trainings, Some(&namespace)) {
+                sender.send(job).ok();
+            }
+            continue;
+        }
         let Some(known) = memory.known(&run_uid) else {
             tracing::debug!(%namespace, %run, %stage, attempt, "a report of a run that is not active");
             continue;
@@ -130,6 +167,22 @@ async fn deliver(
         }
     }
     // The endpoint is gone: early reports are only a hint, so the controllers go on.
+    futures::future::pending::<()>().await;
+}
+
+/// Brings what rank 0 says of its progress into memory, and its job to attention.
+async fn deliver_progress(
+    mut progress: Receiver<EarlyProgress>,
+    jobs: &Jobs,
+    trainings: &HashMap<Option<String>, UnboundedSender<ObjectRef<TrainingJob>>>,
+) {
+    while let Some(EarlyProgress { namespace, key, execution, report }) = progress.recv().await {
+        if let Some(job) = jobs.progress(&key, execution, &report)
+            && let Some(sender) = scoped(trainings, Some(&namespace))
+        {
+            sender.send(job).ok();
+        }
+    }
     futures::future::pending::<()>().await;
 }
 

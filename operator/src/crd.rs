@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResourceList;
 use kube::{Client, Resource};
 use tokio::time::{Instant, sleep};
-use trainyard_crds::v1alpha1::{Pipeline, PipelineRun};
+use trainyard_crds::v1alpha1::{Pipeline, PipelineRun, TrainingJob};
 
 use crate::health::Readiness;
 use crate::telemetry;
@@ -71,7 +71,7 @@ async fn missing(client: &Client) -> Result<Vec<String>, kube::Error> {
 fn missing_of(list: &APIResourceList) -> Vec<String> {
     let served = |name: &str| list.resources.iter().any(|resource| resource.name == name);
     let mut missing = Vec::new();
-    for plural in [Pipeline::plural(&()), PipelineRun::plural(&())] {
+    for plural in [Pipeline::plural(&()), PipelineRun::plural(&()), TrainingJob::plural(&())] {
         let (group, version) = (PipelineRun::group(&()), PipelineRun::version(&()));
         if !served(&plural) {
             missing.push(format!("crd {plural}.{group} not found in version {version}"));
@@ -102,7 +102,8 @@ mod tests {
         }
     }
 
-    const ALL: [&str; 4] = ["pipelines", "pipelines/status", "pipelineruns", "pipelineruns/status"];
+    const ALL: [&str; 6] =
+        ["pipelines", "pipelines/status", "pipelineruns", "pipelineruns/status", "trainingjobs", "trainingjobs/status"];
 
     #[test]
     fn what_is_not_served_is_named() {
@@ -111,9 +112,10 @@ mod tests {
         let expected = [
             "crd pipelines.trainyard.dev has no status in version v1alpha1",
             "crd pipelineruns.trainyard.dev not found in version v1alpha1",
+            "crd trainingjobs.trainyard.dev not found in version v1alpha1",
         ];
         assert_eq!(missing, expected);
-        assert_eq!(missing_of(&list(&[])).len(), 2);
+        assert_eq!(missing_of(&list(&[])).len(), 3);
     }
 
     #[tokio::test(start_paused = true)]

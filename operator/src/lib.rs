@@ -1,4 +1,4 @@
-//! The operator: watches `Pipeline` and `PipelineRun` and runs every stage as one Pod.
+//! The operator: watches `Pipeline`, `PipelineRun` and `TrainingJob`; runs every stage as one Pod, and a training as many.
 //!
 //! The decisions are `trainyard-planner`'s; this crate is the shell around them. Each module is one concern:
 //!
@@ -6,11 +6,12 @@
 //! |---|---|
 //! | [`args`] | the command line, checked |
 //! | [`app`] | what is started and stopped in which order |
-//! | `controllers`, `pipeline`, `pipeline_run` | watching, observing, and performing what the planner decides |
+//! | `controllers`, `pipeline`, `pipeline_run`, `training_job` | watching, observing, and performing what the planner decides |
 //! | `apply` | the one door through which writes leave |
 //! | [`pod`] | the Pod of an attempt, from data alone |
 //! | [`report`] | early reports of runners, and their keys |
 //! | [`events`] | what people should know of a run |
+//! | [`gang`] | schedulers that place all ranks of a training or none |
 //! | [`lease`] | which of several replicas works |
 //! | [`crd`] | whether the cluster has our kinds |
 //! | [`health`], [`metrics`], [`telemetry`] | what is seen of this process |
@@ -27,16 +28,20 @@ mod context;
 mod controllers;
 pub mod crd;
 pub mod events;
+pub mod gang;
 pub mod health;
 pub mod lease;
 mod memory;
 pub mod metrics;
 mod mutant;
+mod pace;
 mod pipeline;
 mod pipeline_run;
 pub mod pod;
 pub mod report;
+mod revisions;
 pub mod shutdown;
 mod status_patch;
 mod survive;
 pub mod telemetry;
+mod training_job;

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::ObjectRef;
@@ -12,19 +12,24 @@ use tokio::sync::Notify;
 use trainyard_crds::v1alpha1::{LastRun, PipelineRun};
 use trainyard_planner::{Attempt, AttemptState, Graph, Observed};
 
+use crate::pace::Pace;
 use crate::pipeline_run::observe::{self, Observation};
+use crate::revisions::Definition;
 
 /// One run.
 #[derive(Default)]
 pub(crate) struct RunMemory {
     /// The newest version of the run that the API server has shown us, also as an answer to our own writes.
     pub(crate) latest: Option<Arc<PipelineRun>>,
+    /// Whether the API server has answered this process a read or a write of it: what was listed may be older than what another
+    /// process has done.
+    pub(crate) read: bool,
     /// The frozen pipeline and the parameters.
     pub(crate) frozen: Option<Arc<Frozen>>,
     /// What is observed of its Pods.
     pub(crate) observed: Observed,
     /// When its status was written last.
-    pub(crate) written: Option<Instant>,
+    pub(crate) pace: Option<Pace>,
     /// Whether it has been labelled as needing no more work.
     pub(crate) finished: bool,
     /// Namespace and name.
@@ -33,6 +38,8 @@ pub(crate) struct RunMemory {
     buried: HashSet<String>,
     /// Attempts whose Pods no watch shows any more, since their labels were changed. They are read by their names.
     pub(crate) altered: HashSet<(String, u32)>,
+    /// UID and newest version of the Pod of an attempt, by stage and number.
+    versions: HashMap<(String, u32), (String, u64)>,
     /// Told when more is observed of its Pods, for whoever waits beside the queue of runs.
     pub(crate) moved: Arc<Notify>,
     /// Pods seen in the listing that is going on.
@@ -41,16 +48,28 @@ pub(crate) struct RunMemory {
 
 /// What stays the same for a run once it is accepted.
 pub(crate) struct Frozen {
-    pub(crate) graph: Arc<Graph>,
+    pub(crate) definition: Arc<Definition>,
     pub(crate) params: Map<String, Value>,
 }
 
+impl Frozen {
+    pub(crate) fn graph(&self) -> &Graph {
+        &self.definition.graph
+    }
+}
+
 impl RunMemory {
-    /// Takes in an attempt. What has been seen to succeed stays so: the kubelet says the same later than the runner.
+    /// Takes in an attempt, as a watch or the answer to a read shows it: unless the other has shown what came later. What has been seen
+    /// to succeed stays so: the kubelet says the same later than the runner.
     pub(crate) fn observe(&mut self, observation: Observation) {
-        let Observation { stage, attempt, run, .. } = observation;
+        let Observation { stage, attempt, run, version, .. } = observation;
+        let key = (stage.clone(), attempt.number);
+        if self.versions.get(&key).is_some_and(|(uid, newest)| *uid == attempt.uid && *newest > version) {
+            return;
+        }
         self.object = Some(run);
-        self.altered.remove(&(stage.clone(), attempt.number));
+        self.altered.remove(&key);
+        self.versions.insert(key, (attempt.uid.clone(), version));
         self.observe_attempt(&stage, attempt);
     }
 
@@ -119,6 +138,8 @@ pub struct Memory {
     runs: Arc<Mutex<HashMap<String, Arc<Mutex<RunMemory>>>>>,
     /// The last run that each Pipeline's status names, by namespace and name.
     recorded: Arc<Mutex<HashMap<(String, String), LastRun>>>,
+    /// When the status of a Pipeline was written last, by UID.
+    paces: Arc<Mutex<HashMap<String, Pace>>>,
 }
 
 /// A lock that is held for a moment and never across an await. A panic elsewhere leaves data that is read again anyway.
@@ -140,6 +161,18 @@ impl Memory {
     /// Remembers what a Pipeline's status says of its last run.
     pub(crate) fn recorded(&self, namespace: &str, pipeline: &str, last: &LastRun) {
         lock(&self.recorded).insert((namespace.to_owned(), pipeline.to_owned()), last.clone());
+    }
+
+    /// How long until the status of the Pipeline of this UID may be written again; `None` when it may be now.
+    pub(crate) fn rest(&self, pipeline: &str, now: Instant) -> Option<Duration> {
+        lock(&self.paces).get(pipeline)?.rest(now)
+    }
+
+    /// Notes a write of a Pipeline's status.
+    pub(crate) fn paced(&self, pipeline: &str, pace: Pace, now: Instant) {
+        let mut paces = lock(&self.paces);
+        paces.retain(|_, pace| pace.rest(now).is_some());
+        paces.insert(pipeline.to_owned(), pace);
     }
 
     /// Whether the status of an ended run's Pipeline names its end, or a later run.
@@ -217,6 +250,8 @@ impl Memory {
             run.observe(observation);
         } else {
             run.observed.remove(&observation.stage, observation.attempt.number);
+            let Observation { stage, attempt, version, .. } = observation;
+            run.versions.insert((stage, attempt.number), (attempt.uid, version));
         }
         Some(object)
     }
@@ -230,7 +265,9 @@ impl Memory {
         if pod.metadata.uid.as_ref() != Some(&known.uid) || matches!(known.state, AttemptState::Ended(_)) {
             return None;
         }
+        let version = (known.uid.clone(), observe::version(pod));
         run.observed.remove(&stage, number);
+        run.versions.insert((stage, number), version);
         run.object.clone()
     }
 
@@ -354,6 +391,26 @@ mod tests {
         lock(&run).observe_created(observation(&created));
         let state = lock(&run).observed.attempt("train", 1).unwrap().state.clone();
         assert!(matches!(state, AttemptState::Running(_)), "{state:?}");
+    }
+
+    #[test]
+    fn what_is_older_than_what_the_watch_or_an_answer_has_shown_changes_nothing() {
+        let seen = |version: &str, phase: &str| {
+            let mut pod = pod("a", "one");
+            pod.metadata.resource_version = Some(version.to_owned());
+            pod.status = serde_json::from_value(json!({ "phase": phase })).unwrap();
+            pod
+        };
+        let memory = Memory::default();
+        let run = memory.run("one");
+        lock(&run).observe(observation(&seen("12", "Failed")));
+        memory.pod_seen(&seen("10", "Running"), true);
+        assert_eq!(memory.listed(None), []);
+        memory.pod_seen(&seen("11", "Running"), false);
+        let has_ended = || matches!(lock(&run).observed.attempt("train", 1).unwrap().state, AttemptState::Ended(_));
+        assert!(has_ended());
+        memory.pod_seen(&seen("13", "Running"), false);
+        assert!(!has_ended());
     }
 
     #[test]

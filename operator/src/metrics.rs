@@ -62,6 +62,7 @@ pub struct Metrics {
     status_writes: Family<Kind, Counter>,
     events: Family<Event, Counter>,
     early_reports: Family<WithResult, Counter>,
+    progress_reports: Family<WithResult, Counter>,
     attempts: Family<WithOutcome, Counter>,
     active_runs: Gauge,
     handoff: Histogram,
@@ -102,6 +103,12 @@ impl Metrics {
         registry.register("events", "Events, by type and by whether the API server took them", events.clone());
         let early_reports = Family::default();
         registry.register("early_reports", "Early reports of stages: accepted, or why refused", early_reports.clone());
+        let progress_reports = Family::default();
+        registry.register(
+            "progress_reports",
+            "Reports of a training's progress: accepted, or why refused",
+            progress_reports.clone(),
+        );
         let attempts = Family::default();
         registry.register("stage_attempts", "Attempts of stages that ended, by outcome", attempts.clone());
         let active_runs = Gauge::default();
@@ -126,6 +133,7 @@ impl Metrics {
             status_writes,
             events,
             early_reports,
+            progress_reports,
             attempts,
             active_runs,
             handoff,
@@ -163,6 +171,11 @@ impl Metrics {
     /// Counts an early report: `accepted`, or the reason for which it was refused.
     pub fn early_report(&self, result: &str) {
         self.early_reports.get_or_create(&WithResult { result: result.to_owned() }).inc();
+    }
+
+    /// Counts a report of a training's progress: `accepted`, or the reason for which it was refused.
+    pub fn progress_report(&self, result: &str) {
+        self.progress_reports.get_or_create(&WithResult { result: result.to_owned() }).inc();
     }
 
     /// Counts an attempt that ended with an outcome such as `Succeeded` or `OOMKilled`.
@@ -210,6 +223,7 @@ mod tests {
         metrics.status_written("PipelineRun");
         metrics.event("Warning", true);
         metrics.early_report("accepted");
+        metrics.progress_report("accepted");
         metrics.attempt_ended("OOMKilled");
         metrics.set_active_runs(7);
         metrics.handed_off(Duration::from_millis(6));

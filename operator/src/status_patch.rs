@@ -4,7 +4,7 @@ use json_patch::{
     AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, TestOperation, jsonptr::PointerBuf,
 };
 use serde_json::{Map, Value};
-use trainyard_crds::v1alpha1::{PipelineRunStatus, StageStatus};
+use trainyard_crds::v1alpha1::{PipelineRunStatus, StageStatus, TrainingJobStatus};
 use trainyard_planner::without_rows;
 
 /// The patch from one status to another: the head's fields that differ, and these rows.
@@ -32,6 +32,20 @@ pub(crate) fn run_patch(
     Ok(Patch(operations))
 }
 
+/// The patch from one status of a training job to another: the fields that differ.
+pub(crate) fn job_patch(
+    resource_version: &str,
+    before: Option<&TrainingJobStatus>,
+    after: &TrainingJobStatus,
+) -> Result<Patch, serde_json::Error> {
+    let mut operations = vec![test(resource_version)];
+    match before {
+        Some(before) => fields(&map(serde_json::to_value(before)?), map(serde_json::to_value(after)?), &mut operations),
+        None => operations.push(whole(serde_json::to_value(after)?)),
+    }
+    Ok(Patch(operations))
+}
+
 /// The patch that replaces a status as a whole.
 pub(crate) fn whole_patch(resource_version: &str, status: Value) -> Patch {
     Patch(vec![test(resource_version), whole(status)])
@@ -47,10 +61,14 @@ fn whole(status: Value) -> PatchOperation {
 }
 
 fn head(status: &PipelineRunStatus) -> Result<Map<String, Value>, serde_json::Error> {
-    Ok(match serde_json::to_value(without_rows(status))? {
+    Ok(map(serde_json::to_value(without_rows(status))?))
+}
+
+fn map(value: Value) -> Map<String, Value> {
+    match value {
         Value::Object(map) => map,
         _ => Map::new(),
-    })
+    }
 }
 
 fn fields(old: &Map<String, Value>, new: Map<String, Value>, operations: &mut Vec<PatchOperation>) {
@@ -106,6 +124,18 @@ mod tests {
         let patch = run_patch("8", Some(&before), &before, &[]).unwrap();
         let mut object = serde_json::json!({ "metadata": { "resourceVersion": "7" }, "status": before });
         assert!(json_patch::patch(&mut object, &patch).is_err());
+    }
+
+    #[test]
+    fn a_jobs_status_is_patched_field_by_field() {
+        let before =
+            TrainingJobStatus { reason: "Starting".into(), ready: "0/4".into(), ..TrainingJobStatus::default() };
+        let after = TrainingJobStatus { reason: String::new(), ready: "4/4".into(), ..before.clone() };
+        let patch = job_patch("7", Some(&before), &after).unwrap();
+        let mut object = serde_json::json!({ "metadata": { "resourceVersion": "7" }, "status": before });
+        json_patch::patch(&mut object, &patch).unwrap();
+        assert_eq!(object["status"], serde_json::to_value(&after).unwrap());
+        assert_eq!(patch.0.len(), 3, "a test, a removal and a change: {patch}");
     }
 
     #[test]

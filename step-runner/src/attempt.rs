@@ -4,17 +4,19 @@
 //! is there a COMMIT? -> adopt it           run the program        commit -> early report
 //! fetch the inputs  (at the same time)  ->  (probe the store)  ->  send outputs, log     -> termination message -> exit
 //! ```
+//!
+//! For a rank of a training there is more between the inputs and the program, and beside it: see [`crate::training`].
 
 use std::path::Path;
 use std::time::Duration;
 
-use step_protocol::{Outcome, StepReport, StepSpec, Text};
+use step_protocol::{CheckpointName, Outcome, StepReport, StepSpec, Text};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::environment::Environment;
-use crate::exec::{self, Ended, Program, StartError};
+use crate::exec::{Ended, Program};
 use crate::failure::{Failure, say};
 use crate::log::Log;
 use crate::report::{self, TerminationLog};
@@ -22,12 +24,12 @@ use crate::stage_in::{self, Inputs, Record};
 use crate::stage_out::{Publisher, commit};
 use crate::stop::{Reason, Stop, Stopped};
 use crate::store::{Opener, Store, StoreError};
-use crate::{beneath, layout, process};
+use crate::training::Training;
+use crate::{beneath, exec, layout, process, training};
 
-/// How long a log may take once everything else is done.
 /// How long the probe of a store is waited for after a failure.
 const PROBE_END: Duration = Duration::from_secs(2);
-
+/// How long a log may take once everything else is done.
 const LOG_LIMIT: Duration = Duration::from_secs(15);
 /// Threads that read, hash and write files, made when needed; one asks the name service.
 const BLOCKING: usize = 8;
@@ -99,6 +101,8 @@ pub(crate) fn stopped(spec: &StepSpec, stopped: Stopped, doing: &str) -> Failure
             ),
         ),
         Reason::Abandoned => Failure::new(Outcome::StoreUnsupported, format!("the attempt was given up {doing}")),
+        Reason::Stalled => training::stalled(spec),
+        Reason::NotListening => training::not_listening(spec),
     }
 }
 
@@ -111,6 +115,7 @@ struct Attempt<'a> {
     opener: Opener,
     store: Store,
     root: std::os::fd::OwnedFd,
+    training: Option<Training>,
 }
 
 /// What the program left, or that there was none to run.
@@ -133,7 +138,8 @@ impl<'a> Attempt<'a> {
         let opener = Opener::new(&spec.store, environment.credentials.clone(), environment.patience);
         let store = opener.store()?;
         let grace = Duration::from_secs(spec.grace_seconds);
-        Ok(Self { spec, environment, grace, stop, log, opener, store, root })
+        let training = Training::prepare(spec, &environment, &opener, &root, since)?;
+        Ok(Self { spec, environment, grace, stop, log, opener, store, root, training })
     }
 
     async fn finish(self, termination: TerminationLog) -> Outcome {
@@ -156,7 +162,7 @@ impl<'a> Attempt<'a> {
         let publisher = Publisher { spec: self.spec, store: &self.store, stop: &self.stop, grace: self.grace, root };
         let done = Notify::new();
         let concluding = async {
-            let report = match self.conclude(ran, &publisher).await {
+            let mut report = match self.conclude(ran, &publisher).await {
                 Ok(record) => report::success(&record, exit_code),
                 Err(failure) => {
                     let mut report = report::failure(failure, self.log.last_lines());
@@ -167,6 +173,9 @@ impl<'a> Attempt<'a> {
                     report
                 }
             };
+            if let Some(training) = &self.training {
+                training.conclude(&mut report).await;
+            }
             if report.outcome == Outcome::Succeeded
                 && let Ok(message) = report.to_message(&self.spec.metrics)
             {
@@ -203,14 +212,21 @@ impl<'a> Attempt<'a> {
             return Ok(Ran::Adopted(record));
         }
         let Some(inputs) = inputs else { return Err(Failure::new(Outcome::RunnerError, "no inputs were fetched")) };
-        let program = self.program(&inputs)?;
+        let Some(training) = &self.training else {
+            let program = self.program(&inputs, None)?;
+            drop(inputs);
+            let probe = self.begin_probe();
+            let ended = exec::run(program, &self.stop, self.grace, &self.log).await?;
+            return Ok(Ran::Ended(ended, probe));
+        };
+        let restored = tokio::select! {
+            met = training.meet() => met?,
+            why = self.stop.wait() => return Err(stopped(self.spec, why, "before its program was started")),
+        };
+        let program = self.program(&inputs, restored)?;
         drop(inputs);
         let probe = self.begin_probe();
-        let ended = exec::run(program, &self.stop, self.grace, &self.log).await.map_err(|error| {
-            let outcome =
-                if matches!(error, StartError::Other { .. }) { Outcome::RunnerError } else { Outcome::StartError };
-            Failure::new(outcome, error.to_string())
-        })?;
+        let ended = training.run(program, &self.stop, self.grace, &self.log).await?;
         Ok(Ran::Ended(ended, probe))
     }
 
@@ -252,9 +268,9 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    fn program(&self, inputs: &Inputs) -> Result<Program, Failure> {
+    fn program(&self, inputs: &Inputs, restored: Option<CheckpointName>) -> Result<Program, Failure> {
         let spec = self.spec;
-        let mut environment = self.environment.for_child(spec, &inputs.paths);
+        let mut environment = self.environment.for_child(spec, &inputs.paths, restored);
         for variable in &spec.env {
             if variable.name.is_empty() || variable.name.contains(['=', '\0']) {
                 return Err(Failure::config(format!("{:?} is not the name of a variable", variable.name)));
@@ -337,12 +353,19 @@ fn judge(spec: &StepSpec, ended: &Ended) -> Result<(), Failure> {
                 let failure = stopped(spec, why, "while its program ran");
                 return class(failure.outcome, format!("{} (the program {how})", failure.message));
             }
-            // It ended well in its grace: what it made may still be committed.
-            Reason::Signal if ended.code == Some(0) => {}
+            // It ended well in its grace: what it made may still be committed. A training that ends well then may only have kept
+            // its state, and goes on with it next time.
+            Reason::Signal if ended.code == Some(0) && spec.rank.is_none() && spec.checkpoint.is_none() => {}
             Reason::Signal => {
                 return class(Outcome::Disrupted, format!("the Pod was asked to stop; the program {how}"));
             }
             Reason::Abandoned => return Err(stopped(spec, why, "while its program ran")),
+            // A process that the kernel has killed is a reason to hang.
+            Reason::Stalled if ended.kills.is_some() => {}
+            Reason::Stalled | Reason::NotListening => {
+                let failure = stopped(spec, why, "while its program ran");
+                return class(failure.outcome, failure.message);
+            }
         }
     }
     if let Some(kills) = &ended.kills {

@@ -8,13 +8,15 @@ use step_protocol::paths;
 
 use crate::environment::{self, Environment};
 use crate::failure::say;
-use crate::{attempt, process};
+use crate::{attempt, process, rank};
 
 const HELP: &str = "\
 The parent process of the user's command in every stage Pod of Trainyard.
 
 Usage:
   step-runner [run]          run the step that the variables TRAINYARD_SPEC... describe (the operator sets them)
+  step-runner launch-agent HOST COMMAND...
+                             what mpirun calls in place of ssh, in rank 0 of a training
   step-runner install DIR    copy this program to DIR/step-runner, for an init container
   step-runner --version
   step-runner --help
@@ -26,9 +28,10 @@ Examples:
 Exit codes of `run`:
    0 Succeeded        68 OutputUnsafe       73 StoreAccessDenied   78 ConfigError
   64 UserError        69 ResultInvalid      74 StoreUnsupported    79 RunnerError
-  65 OOMKilled        70 StartError         75 ArtifactCorrupt
-  66 Timeout          71 Disrupted          76 InputMissing         1 `install` failed
-  67 OutputMissing    72 StoreUnavailable   77 DiskFull             2 wrong usage
+  65 OOMKilled        70 StartError         75 ArtifactCorrupt     80 Stalled
+  66 Timeout          71 Disrupted          76 InputMissing        81 GangTimeout
+  67 OutputMissing    72 StoreUnavailable   77 DiskFull
+   1 `install` failed  2 wrong usage
 ";
 
 /// What the arguments ask for.
@@ -36,6 +39,7 @@ Exit codes of `run`:
 enum Command {
     Run,
     Install(PathBuf),
+    LaunchAgent(Vec<OsString>),
     Help,
     Version,
 }
@@ -45,7 +49,11 @@ enum Command {
 /// Call it first of all in `main`, while there is one thread.
 #[must_use]
 pub fn main() -> u8 {
+    if let Some(arguments) = as_agent(std::env::args_os()) {
+        return rank::agent::main(&arguments);
+    }
     match parse(lexopt::Parser::from_env()) {
+        Ok(Command::LaunchAgent(arguments)) => rank::agent::main(&arguments),
         Ok(Command::Run) => run(),
         Ok(Command::Install(directory)) => match install(&directory) {
             Ok(()) => 0,
@@ -68,6 +76,12 @@ fn print(text: &str) -> u8 {
     u8::from(std::io::stdout().write_all(text.as_bytes()).is_err())
 }
 
+/// The arguments of a process that was started by the name that MPI knows, which is a link to this program.
+fn as_agent(mut words: impl Iterator<Item = OsString>) -> Option<Vec<OsString>> {
+    let name = PathBuf::from(words.next()?);
+    (name.file_name()? == rank::files::LAUNCH_AGENT).then(|| words.collect())
+}
+
 fn parse(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
     use lexopt::prelude::*;
     let mut words: Vec<OsString> = Vec::new();
@@ -75,6 +89,10 @@ fn parse(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
         match argument {
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
+            // What follows is ssh's syntax and not ours.
+            Value(word) if words.is_empty() && word == rank::files::LAUNCH_AGENT => {
+                return Ok(Command::LaunchAgent(parser.raw_args()?.collect()));
+            }
             Value(word) => words.push(word),
             other => return Err(other.unexpected()),
         }
@@ -126,6 +144,11 @@ mod tests {
         assert_eq!(parsed(&["run"]), Ok(Command::Run));
         assert_eq!(parsed(&["install", "/x"]), Ok(Command::Install("/x".into())));
         assert_eq!(parsed(&["--version"]), Ok(Command::Version));
+        let agent = ["launch-agent", "-x", "host", "orted", "--daemonize"];
+        assert_eq!(parsed(&agent), Ok(Command::LaunchAgent(agent[1..].iter().map(OsString::from).collect())));
+        let by_name = |words: &[&str]| as_agent(words.iter().map(OsString::from));
+        assert_eq!(by_name(&["/trainyard/launch-agent", "host"]), Some(vec!["host".into()]));
+        assert_eq!(by_name(&["/trainyard-runner/step-runner", "launch-agent"]), None);
         assert!(parsed(&["install"]).unwrap_err().contains("directory"));
         assert!(parsed(&["walk"]).unwrap_err().contains("walk"));
         assert!(parsed(&["--fast"]).unwrap_err().contains("--fast"));

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use step_protocol::{StepSpec, paths};
+use step_protocol::{CheckpointName, StepSpec, paths};
 
 use crate::digest;
+use crate::rank;
 
 /// Where the kubelet looks for the termination message.
 const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -38,6 +39,8 @@ pub struct Environment {
     pub(crate) spec: BTreeMap<String, String>,
     /// The attempt's key for reports; `Err` when it is not hex.
     pub(crate) report_key: Option<Result<Vec<u8>, ()>>,
+    /// The key that the ranks of an attempt share; `Err` when it is not hex.
+    pub(crate) gang_key: Option<Result<Vec<u8>, ()>>,
     pub(crate) credentials: Credentials,
     pub(crate) termination_log: PathBuf,
     pub(crate) patience: Duration,
@@ -50,6 +53,7 @@ impl Environment {
             inherited: BTreeMap::new(),
             spec: BTreeMap::new(),
             report_key: None,
+            gang_key: None,
             credentials: Credentials::default(),
             termination_log: TERMINATION_LOG.into(),
             patience: PATIENCE,
@@ -64,6 +68,7 @@ impl Environment {
         let text = || value.to_string_lossy().into_owned();
         match name.to_str() {
             Some(paths::ENV_REPORT_KEY) => self.report_key = Some(digest::unhex(text().trim()).ok_or(())),
+            Some(paths::ENV_GANG_KEY) => self.gang_key = Some(digest::unhex(text().trim()).ok_or(())),
             Some(ENV_TERMINATION_LOG) => self.termination_log = value.into(),
             Some(ENV_PATIENCE) => {
                 self.patience = text().parse().map_or(PATIENCE, Duration::from_secs);
@@ -86,6 +91,7 @@ impl Environment {
         &self,
         spec: &StepSpec,
         inputs: &BTreeMap<String, PathBuf>,
+        restored: Option<CheckpointName>,
     ) -> BTreeMap<OsString, OsString> {
         let root = PathBuf::from(&spec.root);
         let mut child = self.inherited.clone();
@@ -115,6 +121,14 @@ impl Environment {
             let path = root.join(paths::OUT).join(&output.name);
             set(format!("TRAINYARD_OUT_{}", paths::env_name(&output.name)), path.into());
         }
+        if spec.checkpoint.is_some() {
+            set("TRAINYARD_CHECKPOINT".into(), root.join(paths::CHECKPOINT).into());
+            set("TRAINYARD_RESTORED".into(), restored.map(|name| name.to_string()).unwrap_or_default().into());
+        }
+        for (name, value) in spec.rank.iter().flat_map(|rank| rank::environment::variables(&identity.run, rank, &root))
+        {
+            set(name, value.into());
+        }
         child
     }
 }
@@ -130,7 +144,9 @@ pub(crate) fn as_text(value: &Value) -> String {
 /// Whether the value of the variable must not stay in this process's initial environment.
 pub fn is_secret(name: &[u8]) -> bool {
     let name = OsStr::from_bytes(name);
-    name == paths::ENV_REPORT_KEY || name.as_bytes().starts_with(paths::ENV_STORE_PREFIX.as_bytes())
+    name == paths::ENV_REPORT_KEY
+        || name == paths::ENV_GANG_KEY
+        || name.as_bytes().starts_with(paths::ENV_STORE_PREFIX.as_bytes())
 }
 
 fn is_spec(name: &str) -> bool {
@@ -149,6 +165,7 @@ mod tests {
                 ("TRAINYARD_SPEC", "{}"),
                 ("TRAINYARD_SPEC_1", "x"),
                 ("TRAINYARD_REPORT_KEY", "00ff"),
+                ("TRAINYARD_GANG_KEY", "ff"),
                 ("TRAINYARD_STORE_AWS_SECRET_ACCESS_KEY", "hush"),
                 ("TRAINYARD_TERMINATION_LOG", "/tmp/t"),
             ]
@@ -156,8 +173,10 @@ mod tests {
         );
         assert_eq!(environment.inherited.keys().collect::<Vec<_>>(), ["PATH"]);
         assert_eq!(environment.report_key, Some(Ok(vec![0, 255])));
+        assert_eq!(environment.gang_key, Some(Ok(vec![255])));
         assert_eq!(environment.credentials.0["aws_secret_access_key"], "hush");
         assert!(!format!("{:?}", environment.credentials).contains("hush"));
-        assert!(is_secret(b"TRAINYARD_STORE_X") && is_secret(b"TRAINYARD_REPORT_KEY") && !is_secret(b"PATH"));
+        assert!(is_secret(b"TRAINYARD_STORE_X") && is_secret(b"TRAINYARD_REPORT_KEY"));
+        assert!(is_secret(b"TRAINYARD_GANG_KEY") && !is_secret(b"PATH"));
     }
 }

@@ -32,12 +32,24 @@ impl Failure {
                 Outcome::DiskFull,
                 format!(
                     "{}: the disk is full; give the stage more `scratch` or write less below {}",
-                    path.display(),
-                    path.parent().unwrap_or(path).display()
+                    shown(path),
+                    shown(path.parent().unwrap_or(path))
                 ),
             );
         }
-        Self::new(Outcome::RunnerError, format!("failed to {doing} {}: {error}", path.display()))
+        Self::new(Outcome::RunnerError, format!("failed to {doing} {}: {error}", shown(path)))
+    }
+}
+
+/// A path as a message has room for it: of a long one its two ends.
+pub(crate) fn shown(path: &std::path::Path) -> String {
+    const ENDS: usize = 150;
+    let path = path.display().to_string();
+    let from = path.char_indices().nth(ENDS);
+    let to = path.char_indices().nth_back(ENDS);
+    match (from, to) {
+        (Some((from, _)), Some((to, _))) if from < to => format!("{}...{}", &path[..from], &path[to..]),
+        _ => path,
     }
 }
 
@@ -55,3 +67,18 @@ macro_rules! say {
     }};
 }
 pub(crate) use say;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_long_path_shows_its_ends() {
+        assert_eq!(shown(Path::new("/out/o/a")), "/out/o/a");
+        let long = shown(Path::new(&format!("/out/{}/end", "ä".repeat(4_000))));
+        assert!(long.starts_with("/out/ä") && long.contains("ä...ä") && long.ends_with("ä/end"), "{long}");
+        assert!(long.chars().count() < 320, "{long}");
+    }
+}

@@ -16,7 +16,8 @@ pub(crate) fn prepare(spec: &StepSpec) -> Result<(), Failure> {
     if !root.is_absolute() {
         return Err(Failure::config(format!("the root {:?} is not an absolute path", spec.root)));
     }
-    for name in ["", paths::IN, paths::OUT, paths::RESULTS, paths::HOME, paths::TMP] {
+    let checkpoint = spec.checkpoint.as_ref().map(|_| paths::CHECKPOINT);
+    for name in ["", paths::IN, paths::OUT, paths::RESULTS, paths::HOME, paths::TMP].into_iter().chain(checkpoint) {
         let path = root.join(name);
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -58,7 +59,8 @@ pub(crate) fn working_directory(spec: &StepSpec) -> Option<PathBuf> {
     })
 }
 
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
+/// Writes a file of ours.
+pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::io("write", path, &error);
     // A new file: the old one may belong to an earlier attempt of this container, or be read-only.
     match std::fs::remove_file(path) {

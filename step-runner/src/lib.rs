@@ -12,6 +12,7 @@
 
 mod attempt;
 mod beneath;
+mod checkpoint;
 pub mod cli;
 mod digest;
 mod environment;
@@ -22,8 +23,11 @@ mod log;
 mod mutant;
 mod oom;
 mod process;
+mod progress;
+mod rank;
 mod report;
 mod stage_in;
 mod stage_out;
 mod stop;
 mod store;
+mod training;

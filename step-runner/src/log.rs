@@ -26,6 +26,8 @@ struct Ring {
     file: Option<Arc<File>>,
     keep: u64,
     written: u64,
+    /// All bytes that ever came, kept or not.
+    count: u64,
     last: VecDeque<u8>,
 }
 
@@ -37,7 +39,7 @@ impl Log {
 
     fn with_capacity(directory: &Path, keep: u64) -> Self {
         let file = nameless(directory).ok().map(Arc::new);
-        Self(Arc::new(Mutex::new(Ring { file, keep, written: 0, last: VecDeque::new() })))
+        Self(Arc::new(Mutex::new(Ring { file, keep, written: 0, count: 0, last: VecDeque::new() })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
@@ -46,6 +48,7 @@ impl Log {
 
     pub(crate) fn append(&self, bytes: &[u8]) {
         let mut ring = self.lock();
+        ring.count += bytes.len() as u64;
         let tail = &bytes[bytes.len().saturating_sub(LAST)..];
         let excess = (ring.last.len() + tail.len()).saturating_sub(LAST);
         ring.last.drain(..excess);
@@ -60,6 +63,11 @@ impl Log {
             ring.written += room as u64;
             rest = &rest[room..];
         }
+    }
+
+    /// How many bytes the program has written.
+    pub(crate) fn count(&self) -> u64 {
+        self.lock().count
     }
 
     /// The last 2 KiB as text, from a line's begin if there is one.

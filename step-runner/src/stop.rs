@@ -15,6 +15,10 @@ pub(crate) enum Reason {
     Timeout,
     /// The runner found out that the attempt cannot be committed.
     Abandoned,
+    /// The program of a rank showed no sign of progress.
+    Stalled,
+    /// The program of rank 0 does not take connections.
+    NotListening,
 }
 
 /// Since when, and why.
@@ -36,7 +40,7 @@ impl Stop {
     /// # Errors
     /// When a signal handler cannot be installed.
     pub(crate) fn listen(timeout: Option<Duration>, since: Instant) -> std::io::Result<Self> {
-        let stop = Self { sender: watch::Sender::new(None) };
+        let stop = Self::quiet();
         // An image may name its own stop signal, and the kubelet sends that one.
         for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup()] {
             let mut signals = signal(kind)?;
@@ -55,6 +59,21 @@ impl Stop {
             });
         }
         Ok(stop)
+    }
+
+    /// Listens to nothing: for what is stopped by ourselves alone.
+    pub(crate) fn quiet() -> Self {
+        Self { sender: watch::Sender::new(None) }
+    }
+
+    /// Ends the attempt because its program hangs.
+    pub(crate) fn stalled(&self) {
+        self.set(Reason::Stalled);
+    }
+
+    /// Ends the attempt because its program does not do what the other ranks wait for.
+    pub(crate) fn not_listening(&self) {
+        self.set(Reason::NotListening);
     }
 
     /// Ends the attempt because it cannot be committed.

@@ -7,6 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::group::Group;
 use common::{World, stage};
 use step_protocol::Outcome;
 
@@ -63,41 +64,9 @@ fn a_log_that_finds_no_disk_does_not_fail_the_stage() {
     assert!(step.run().ended(Outcome::Succeeded).stdout.ends_with("end\n"));
 }
 
-/// A control group with 48 MiB of memory, of either version; removed at the end.
-struct Group(PathBuf);
-
-impl Group {
-    fn new(name: &str) -> Option<Self> {
-        let mount = Path::new("/sys/fs/cgroup");
-        let (parent, file) = if mount.join("cgroup.controllers").exists() {
-            (mount.to_owned(), "memory.max")
-        } else {
-            (mount.join("memory"), "memory.limit_in_bytes")
-        };
-        let group = Self(parent.join(format!("trainyard-test-{name}-{}", std::process::id())));
-        let made = std::fs::create_dir(&group.0).and_then(|()| std::fs::write(group.0.join(file), "50331648"));
-        if made.is_ok() && common::is_root() {
-            return Some(group);
-        }
-        eprintln!("not run: needs root and the memory controller");
-        None
-    }
-
-    fn wrapper(&self) -> Vec<String> {
-        let script = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", self.0.display());
-        vec!["/bin/sh".into(), "-c".into(), script, "sh".into()]
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.0);
-    }
-}
-
 #[test]
 fn the_program_itself_out_of_memory() {
-    let Some(group) = Group::new("self") else { return };
+    let Some(group) = Group::new("self", 48 << 20) else { return };
     let world = World::new();
     let mut step = world.command("s", 1, &["/usr/bin/tail", "/dev/zero"]);
     step.wrapper = group.wrapper();
@@ -108,7 +77,7 @@ fn the_program_itself_out_of_memory() {
 
 #[test]
 fn a_child_of_the_program_out_of_memory() {
-    let Some(group) = Group::new("child") else { return };
+    let Some(group) = Group::new("child", 48 << 20) else { return };
     let world = World::new();
     let mut step = world.shell("s", 1, "tail /dev/zero; exit 3");
     step.wrapper = group.wrapper();
@@ -118,7 +87,7 @@ fn a_child_of_the_program_out_of_memory() {
 
 #[test]
 fn a_program_that_hides_it_never_succeeds() {
-    let Some(group) = Group::new("hidden") else { return };
+    let Some(group) = Group::new("hidden", 48 << 20) else { return };
     let world = World::new();
     let mut step = world.shell("s", 1, "tail /dev/zero; echo fine > $TRAINYARD_OUT_O; exit 0").outputs(&["o"]);
     step.wrapper = group.wrapper();

@@ -5,59 +5,13 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::io::Read as _;
+use std::net::TcpListener;
 
+use common::endpoint::{KEY, endpoint, signature};
 use common::{Step, World};
 use serde_json::json;
 use step_protocol::{Outcome, ReportSpec, StepReport, ValueType};
-
-const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
-
-struct Request {
-    line: String,
-    signature: String,
-    body: String,
-}
-
-fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Request> {
-    let mut line = String::new();
-    stream.read_line(&mut line).ok().filter(|count| *count > 0)?;
-    let (mut length, mut signature) = (0, String::new());
-    loop {
-        let mut header = String::new();
-        stream.read_line(&mut header).ok()?;
-        let Some((name, value)) = header.trim_end().split_once(": ") else { break };
-        match name.to_ascii_lowercase().as_str() {
-            "content-length" => length = value.parse().unwrap(),
-            "x-trainyard-signature" => signature = value.to_owned(),
-            _ => {}
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).ok()?;
-    Some(Request { line: line.trim_end().to_owned(), signature, body: String::from_utf8(body).unwrap() })
-}
-
-/// Answers each report with the next status, and hands the requests out.
-fn endpoint(statuses: &'static [u16]) -> (String, mpsc::Receiver<Request>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let (sender, requests) = mpsc::channel();
-    std::thread::spawn(move || {
-        for status in statuses {
-            let (stream, _) = listener.accept().unwrap();
-            let mut stream = BufReader::new(stream);
-            if let Some(request) = read_request(&mut stream) {
-                sender.send(request).unwrap();
-                let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-                stream.get_mut().write_all(answer.as_bytes()).unwrap();
-            }
-        }
-    });
-    (url, requests)
-}
 
 fn reporting(world: &World, script: &str, url: &str) -> Step {
     let mut step = world.shell("s", 1, script).variable("TRAINYARD_REPORT_KEY", KEY);
@@ -79,11 +33,7 @@ fn success_is_reported_early_and_signed() {
         std::fs::read_to_string(termination).unwrap(),
         "the same words as the termination message"
     );
-    let key: Vec<u8> = (0..32).collect();
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key);
-    let expected = ring::hmac::sign(&key, request.body.as_bytes());
-    let expected = expected.as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
-    assert_eq!(request.signature, expected);
+    assert_eq!(request.signature, signature(&request.body));
     let report: StepReport = serde_json::from_str(&request.body).unwrap();
     assert_eq!(report.outcome, Outcome::Succeeded);
 }

@@ -40,14 +40,22 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   resources: [pipelines]
   verbs: [get, list, watch]
 - apiGroups: [trainyard.dev]
-  resources: [pipelineruns]
-  verbs: [get, list, watch, patch, delete] # patch: the label of finished runs; delete: their ttl
+  resources: [pipelineruns, trainingjobs]
+  verbs: [get, list, watch, patch, delete] # patch: the label of finished ones; delete: their ttl
 - apiGroups: [trainyard.dev]
-  resources: [pipelines/status, pipelineruns/status]
+  resources: [pipelines/status, pipelineruns/status, trainingjobs/status]
   verbs: [patch]
 - apiGroups: [""]
-  resources: [pods] # one a stage; never changed after its creation
+  resources: [pods] # one a stage, one a rank; never changed after its creation
   verbs: [get, list, watch, create, delete, deletecollection]
+- apiGroups: [""]
+  resources: [services] # one a training job: the host names of its ranks; it goes with the job
+  verbs: [get, create]
+{{- if ne .Values.gangScheduler.kind "None" }}
+- apiGroups: [scheduling.x-k8s.io, scheduling.volcano.sh]
+  resources: [podgroups] # one an attempt of a training job, for the scheduler that places its Pods together; it goes with the job
+  verbs: [create]
+{{- end }}
 - apiGroups: [apps]
   resources: [controllerrevisions] # the frozen Pipeline of a run
   verbs: [get, create, patch]

@@ -13,6 +13,9 @@ mod schema;
 mod stage;
 mod stage_status;
 mod store;
+mod training;
+mod training_job;
+mod training_job_status;
 
 pub use artifact::{Input, Output, ResultDeclaration};
 pub use container::{Container, ContainerEnv, ContainerEnvSource, KeyReference, Resources};
@@ -30,6 +33,12 @@ pub use retry::{Backoff, Retry, RetryAction, RetryRule};
 pub use stage::{After, Branch, Stage, StageKind};
 pub use stage_status::{CachedFrom, FailedAttempt, FailureCounts, OutputStatus, StagePhase, StageStatus};
 pub use store::{S3Store, Store, StoreCredentials, VolumeStore};
+pub use training::{Checkpoint, Elastic, Framework, Restart, Role, SuccessPolicy, Training};
+pub use training_job::{ArtifactReference, JobInput, TrainingJob, TrainingJobSpec};
+pub use training_job_status::{
+    AttemptOutcome, AttemptStatus, CheckpointStatus, FailureClass, JobPhase, RankFailure, ResolvedJob,
+    TrainingJobStatus,
+};
 
 /// A duration as users write it: `90s`, `30m`, `1h30m`, `2d`.
 ///

@@ -66,3 +66,9 @@ pub(super) fn kubernetes_object(_: &mut SchemaGenerator) -> Schema {
 pub(super) fn unobserved() -> i64 {
     -1
 }
+
+/// Counts that are zero are left out.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+pub(super) fn is_zero(count: &u32) -> bool {
+    *count == 0
+}

@@ -19,16 +19,23 @@ pub fn path() -> PathBuf {
     paths::repository().join("docs/performance.md")
 }
 
+/// The figures that the document quotes, as a file beside it.
+#[must_use]
+pub fn figures_path() -> PathBuf {
+    path().with_file_name("figures.json")
+}
+
 /// Name of the folder of plots beside the document.
 const PLOTS: &str = "plots";
 
-/// Writes the figures that are kept into the document, and their plots beside it. Returns the figures.
+/// Writes the figures that are kept into the document, and their file and their plots beside it. Returns the figures.
 pub fn write() -> Result<Vec<Row>, Error> {
     let kept = Kept::read()?;
     let path = path();
     let text = fs::read_to_string(&path).map_err(Error::file(&path))?;
     let text = between(&text, &figures(&kept)).ok_or_else(|| Error::Marks(path.clone()))?;
     fs::write(&path, text).map_err(Error::file(&path))?;
+    row::write(&figures_path(), &kept)?;
     let folder = path.with_file_name(PLOTS);
     fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
     for plot in plot::plots(&kept.rows) {

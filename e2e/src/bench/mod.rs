@@ -14,6 +14,8 @@
 //! | [`d1`] | finished runs, and with d2 a restart beside them |
 //! | [`e1`] | what the runner costs |
 //! | [`f1`] | the planner alone |
+//! | [`t1`] | the start and the restart of a training on the real kubelet |
+//! | [`t2`] | what a training of 1,000 ranks asks for, on KWOK |
 //!
 //! Rules: arms take turns in one run on one machine; every figure is a median with an interval ([`stats`]); times of API objects
 //! are the API server's own ([`audit`]), times of processes are what the user's program says. What an engine could do at best on
@@ -45,11 +47,15 @@ pub mod process;
 pub mod row;
 pub mod stats;
 pub mod step;
+pub mod t1;
+pub mod t2;
 pub mod world;
 
 use std::collections::BTreeMap;
 
 pub use error::Error;
+
+use serde::{Deserialize, Serialize};
 
 use crate::progress;
 use machine::Machine;
@@ -90,11 +96,15 @@ pub enum Measure {
     E1,
     /// The planner alone.
     F1,
+    /// The start and the restart of a training on the real kubelet.
+    T1,
+    /// What a training of 1,000 ranks asks for, on KWOK.
+    T2,
 }
 
 impl Measure {
     /// In the order in which they are made: the quick ones first, the one that leaves the API server with most to tidy up last.
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::F1,
         Self::E1,
         Self::C1,
@@ -103,9 +113,11 @@ impl Measure {
         Self::A4,
         Self::B1,
         Self::B2,
+        Self::T1,
         Self::A2,
         Self::A3,
         Self::A6,
+        Self::T2,
         Self::D1,
         Self::A5,
     ];
@@ -129,6 +141,8 @@ impl Measure {
             Self::D1 => "d1: finished runs",
             Self::E1 => "e1: the runner",
             Self::F1 => "f1: the planner",
+            Self::T1 => "t1: a training of four",
+            Self::T2 => "t2: a training of 1,000",
         }
     }
 }
@@ -169,6 +183,8 @@ pub fn run(options: &Options) -> Result<Vec<Row>, Error> {
             (Measure::A5, Some(world)) => a5::measure(world, options.repeat),
             (Measure::A6, Some(world)) => a6::measure(world, options.repeat),
             (Measure::B2, Some(world)) => b2::measure(world, options.repeat),
+            (Measure::T1, Some(world)) => t1::measure(world, options.repeat),
+            (Measure::T2, Some(world)) => t2::measure(world, options.repeat),
             (_, None) => Err(Error::ForeignCluster),
         };
         let measured = progress::long_step(measure.words(), work)?;
@@ -182,7 +198,7 @@ pub fn run(options: &Options) -> Result<Vec<Row>, Error> {
 }
 
 /// The figures of the last time that each measure was made, and on what that was.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Kept {
     /// The figures, by measure.
     pub rows: Vec<Row>,
@@ -191,9 +207,23 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// From the files of the last time; nothing, where there are none.
+    /// Those of the document, and in their place what was measured in this tree since.
     pub fn read() -> Result<Self, Error> {
-        Ok(Self { rows: row::read(RESULTS)?.unwrap_or_default(), machines: row::read(MACHINE)?.unwrap_or_default() })
+        let kept: Self = row::read(&document::figures_path())?.unwrap_or_default();
+        let made = Self {
+            rows: row::read(&row::folder().join(RESULTS))?.unwrap_or_default(),
+            machines: row::read(&row::folder().join(MACHINE))?.unwrap_or_default(),
+        };
+        Ok(kept.with(&made))
+    }
+
+    /// With newer figures in the place of those of the same measures.
+    fn with(mut self, newer: &Self) -> Self {
+        for (measure, machine) in &newer.machines {
+            let rows: Vec<Row> = newer.rows.iter().filter(|row| row.id == *measure).cloned().collect();
+            self.replace(&rows, machine);
+        }
+        self
     }
 
     /// Puts new figures in the place of those of the same measures.
@@ -205,8 +235,8 @@ impl Kept {
     }
 
     fn write(&self) -> Result<(), Error> {
-        row::write(MACHINE, &self.machines)?;
-        row::write(RESULTS, &self.rows)
+        row::write(&row::folder().join(MACHINE), &self.machines)?;
+        row::write(&row::folder().join(RESULTS), &self.rows)
     }
 }
 
@@ -255,6 +285,18 @@ mod tests {
         let values: Vec<_> = kept.rows.iter().map(|row| (row.id.as_str(), row.value)).collect();
         assert_eq!(values, [("a1", 3.0), ("f1", 1.0)]);
         assert_eq!((kept.machines["a1"].command.as_str(), kept.machines["f1"].command.as_str()), ("two", "one"));
+    }
+
+    #[test]
+    fn what_was_measured_since_stands_in_for_what_the_document_quotes() {
+        let kept = |id: &str, value: f64| {
+            let mut kept = Kept::default();
+            kept.replace(&[Row::new(id, "x", "ms", &[value]).unwrap()], &Machine::now("one".to_owned(), 5));
+            kept
+        };
+        let all = kept("f1", 1.0).with(&kept("a1", 2.0)).with(&kept("f1", 3.0)).with(&Kept::default());
+        let values: Vec<_> = all.rows.iter().map(|row| (row.id.as_str(), row.value)).collect();
+        assert_eq!(values, [("a1", 2.0), ("f1", 3.0)]);
     }
 
     #[test]

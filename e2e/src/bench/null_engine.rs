@@ -34,9 +34,10 @@ pub struct NullEngine<'a> {
 impl NullEngine<'_> {
     /// Runs the graph to its end, which is when the watch shows that every Pod has succeeded.
     pub async fn run(mut self) -> Result<(), Error> {
-        let version = self.pods.list(&ListParams::default().limit(1)).await?.metadata.resource_version;
+        let listed = self.pods.list(&ListParams::default().limit(1)).await?.metadata.resource_version;
+        let mut version = listed.unwrap_or_default();
         let parameters = WatchParams::default().labels(NODE).timeout(WATCH_SECONDS);
-        let mut watch = self.pods.watch(&parameters, &version.unwrap_or_default()).await?.boxed();
+        let mut watch = self.pods.watch(&parameters, &version).await?.boxed();
         let mut reports = self.reports.take();
         let mut waits: Vec<usize> = self.needs.iter().map(Vec::len).collect();
         let (mut started, mut seen) = (HashSet::new(), HashSet::new());
@@ -46,12 +47,19 @@ impl NullEngine<'_> {
         while seen.len() < waits.len() {
             let done = tokio::select! {
                 event = watch.try_next() => match event? {
-                    Some(WatchEvent::Added(pod) | WatchEvent::Modified(pod)) => succeeded(&pod)?.inspect(|node| {
-                        seen.insert(*node);
-                    }),
+                    Some(WatchEvent::Added(pod) | WatchEvent::Modified(pod)) => {
+                        version = pod.metadata.resource_version.clone().unwrap_or(version);
+                        succeeded(&pod)?.inspect(|node| {
+                            seen.insert(*node);
+                        })
+                    }
                     Some(WatchEvent::Error(error)) => return Err(kube::Error::Api(error).into()),
                     Some(WatchEvent::Deleted(_) | WatchEvent::Bookmark(_)) => None,
-                    None => return Err(Error::NullEngine("the watch ended before the run".to_owned())),
+                    // The API server ends a watch whose events are not taken in time, as on a machine that is too busy.
+                    None => {
+                        watch = self.pods.watch(&parameters, &version).await?.boxed();
+                        None
+                    }
                 },
                 Some(node) = report(reports.as_mut()) => Some(node),
                 Some(created) = creating.next() => {

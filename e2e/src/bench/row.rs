@@ -1,7 +1,7 @@
 //! A figure, the file of all figures, and the table of them. Pure but for reading and writing the file.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -69,19 +69,20 @@ pub fn folder() -> PathBuf {
     paths::repository().join("target/bench")
 }
 
-/// Replaces a file of that folder.
-pub fn write(name: &str, content: &impl Serialize) -> Result<(), Error> {
-    let path = folder().join(name);
+/// Replaces a file of figures.
+pub fn write(path: &Path, content: &impl Serialize) -> Result<(), Error> {
     let mut text = serde_json::to_string_pretty(content)?;
     text.push('\n');
-    fs::create_dir_all(folder()).and_then(|()| fs::write(&path, text)).map_err(Error::file(path))
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder).and_then(|()| fs::write(path, text)).map_err(Error::file(path))
 }
 
-/// What a file of that folder holds; `None` without it.
-pub fn read<T: DeserializeOwned>(name: &str) -> Result<Option<T>, Error> {
-    let path = folder().join(name);
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(serde_json::from_str(&text).map_err(|source| Error::Kept { path, source })?)),
+/// What such a file holds; `None` without it.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            Ok(Some(serde_json::from_str(&text).map_err(|source| Error::Kept { path: path.to_owned(), source })?))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::file(path)(error)),
     }

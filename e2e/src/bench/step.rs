@@ -101,6 +101,8 @@ impl Step<'_> {
             timeout_seconds: None,
             grace_seconds: 30,
             report: None,
+            rank: None,
+            checkpoint: None,
         };
         let mut command = Command::new(runner);
         command.arg("run").env_clear().envs(spec.to_env()?).envs(place.credentials.iter().cloned());

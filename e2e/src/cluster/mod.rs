@@ -26,8 +26,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// The cluster that is meant when none is named.
-pub const DEFAULT_NAME: &str = "main";
+/// The variable with the name of the cluster that is meant when none is named.
+pub const ENV_NAME: &str = "TRAINYARD_CLUSTER";
+
+/// The cluster that is meant when none is named: what [`ENV_NAME`] says, else `main`.
+#[must_use]
+pub fn default_name() -> String {
+    env::var(ENV_NAME).ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "main".to_owned())
+}
 
 /// A cluster could not be started, used or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -280,7 +286,7 @@ impl Cluster {
         foreign_kubeconfig(&Directories::from_env()).map(|kubeconfig| Self { kubeconfig, path, own: None })
     }
 
-    /// The cluster that is meant: the named one; else that of `KUBECONFIG`, ours or not; else `main`.
+    /// The cluster that is meant: the named one; else that of `KUBECONFIG`, ours or not; else [`default_name`].
     pub fn current(name: Option<&str>) -> Result<Self, Error> {
         match (name, Self::foreign()) {
             (Some(name), _) => Self::existing(name),
@@ -289,7 +295,7 @@ impl Cluster {
                 let kubeconfig = env::var_os("KUBECONFIG").map(PathBuf::from).unwrap_or_default();
                 let below = kubeconfig.strip_prefix(Directories::from_env().clusters()).ok();
                 let name = below.and_then(|path| path.iter().next()).and_then(|name| name.to_str());
-                Self::existing(name.unwrap_or(DEFAULT_NAME))
+                Self::existing(&name.map_or_else(default_name, str::to_owned))
             }
         }
     }

@@ -112,6 +112,7 @@ impl<'a> Processes<'a> {
             start.arg("nsenter").arg(format!("--net=/run/netns/{}", self.plan.namespace()));
         }
         start.arg(&component.program).args(&component.arguments);
+        start.envs(component.environment.iter().copied());
         start.env("PATH", &self.path).current_dir("/").stdin(Stdio::null()).stdout(out).stderr(err);
         let child = start.spawn().map_err(|source| Error::Start { component: name, source })?;
         let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
@@ -227,6 +228,7 @@ mod tests {
             program: Path::new("sh").to_owned(),
             arguments: vec!["-c".to_owned(), "echo no such flag; exit 1".to_owned()],
             on_node: false,
+            environment: Vec::new(),
         };
         // It may be gone before it is recorded, or while it is waited for.
         let error = processes

@@ -2,7 +2,7 @@
 
 use super::api::Api;
 use super::fault::{CaseName, Expected, Fault, Place, Strike};
-use super::history::{History, Kind, Recorder, What, World};
+use super::history::{History, Kind, Recorder, What, World, is_ours};
 use super::invariants::{self, Evidence, Files, Summary, Violation};
 use super::kubelet::{self, Kubelet, Runners};
 use super::monkey::Monkey;
@@ -30,7 +30,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 const POD_TTL: &str = "0s";
 /// A container's end is seen so much later; until then the early report is all that the operator has.
 const SHOWN_AFTER: Duration = Duration::from_millis(150);
-/// The name of the run.
+/// The name of the run or job.
 const RUN: &str = "run";
 
 /// What all cases have in common.
@@ -48,6 +48,8 @@ pub struct Setup {
     pub folder: PathBuf,
     /// The mistake that is planted in both.
     pub mutant: Option<&'static str>,
+    /// How long the operator is watched after the end, in which it must write nothing.
+    pub rest: Duration,
 }
 
 /// What came of a case.
@@ -164,7 +166,9 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, strikes: &
         operators.push((Operator::start(options, recorder.clone(), kills)?, proxy));
     }
     submit(&setup.api, workload, namespace).await?;
-    let user = workload.during.map(|during| User::start(setup.api.clone(), namespace, RUN, during, recorder.clone()));
+    let object = (subject(workload), RUN);
+    let user =
+        workload.during.map(|during| User::start(setup.api.clone(), namespace, object, during, recorder.clone()));
     let held: Duration = strikes.iter().map(|strike| strike.fault.holds()).sum();
     let ended = recorder
         .wait(LIMIT + held, "the run to end, its label and its last runner", |world| end(world, workload))
@@ -173,6 +177,14 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, strikes: &
     let what = "Pods to go and the Pipeline to hear of it";
     let settled = ended.is_ok() && recorder.wait(SETTLE + held, what, |world| settled(world, workload)).await.is_ok();
     let took = recorder.elapsed();
+    if !setup.rest.is_zero()
+        && let Some((operator, _)) = operators.first()
+    {
+        let reconciles = operator.reconciles().await?;
+        recorder.push(What::Rest { reconciles });
+        // That nothing comes can only be seen by waiting for it.
+        tokio::time::sleep(setup.rest).await;
+    }
     for (operator, _) in operators.drain(..) {
         operator.stop().await;
     }
@@ -198,7 +210,7 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, strikes: &
 fn places(history: &History, way: &StoreProxy, reports: &ReportProxy) -> Result<Places> {
     let counted = |event: &str, object: &str| {
         !matches!(event, "BOOKMARK" | "ERROR")
-            && ["Pod ", "PipelineRun ", "Pipeline "].iter().any(|kind| object.starts_with(kind))
+            && Kind::ALL.iter().any(|kind| object.split(' ').next() == Some(kind.word()))
     };
     let events = history
         .entries
@@ -218,13 +230,10 @@ async fn tidy(api: &Api, namespace: &str) {
     let force = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0});
     let revisions = format!("/apis/apps/v1/namespaces/{namespace}/controllerrevisions");
     let events = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
-    for path in [
-        collection(Kind::Run, namespace),
-        collection(Kind::Pipeline, namespace),
-        collection(Kind::Pod, namespace),
-        revisions,
-        events,
-    ] {
+    let services = format!("/api/v1/namespaces/{namespace}/services");
+    // What owns others goes first.
+    let kinds = [Kind::Run, Kind::Pipeline, Kind::Job, Kind::Pod].map(|kind| collection(kind, namespace));
+    for path in kinds.into_iter().chain([services, revisions, events]) {
         let _ = api.delete(&path, &force).await;
     }
 }
@@ -237,9 +246,16 @@ pub fn keep(folder: &Path, history: &History) -> Result<PathBuf> {
 }
 
 async fn submit(api: &Api, workload: &Workload, namespace: &str) -> Result<()> {
-    let mut spec = workload.pipeline.clone();
+    let mut spec = workload.job.as_ref().map_or(&workload.pipeline, |job| &job.spec).clone();
     if workload.bucket {
         spec["store"]["uri"] = format!("s3://{BUCKET}/runs/{namespace}").into();
+    }
+    if workload.job.is_some() {
+        let job = json!({
+            "apiVersion": "trainyard.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": RUN}, "spec": spec,
+        });
+        api.create(&collection(Kind::Job, namespace), &job).await?;
+        return Ok(());
     }
     let pipeline = json!({
         "apiVersion": "trainyard.dev/v1alpha1",
@@ -258,19 +274,20 @@ async fn submit(api: &Api, workload: &Workload, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-/// The run has ended and has left the operator's watch, and no runner is left.
+/// The kind whose object is followed to its end.
+fn subject(workload: &Workload) -> Kind {
+    if workload.job.is_some() { Kind::Job } else { Kind::Run }
+}
+
+/// The run or job has ended and has left the operator's watch, and no runner is left.
 fn end(world: &World, workload: &Workload) -> Option<()> {
     if world.runners() > 0 {
         return None;
     }
     if workload.end == "Deleted" {
-        let pods = world.objects(Kind::Pod).any(|pod| {
-            pod["metadata"]["labels"]["trainyard.dev/stage"].is_string()
-                && pod["metadata"]["labels"]["foreign"].is_null()
-        });
-        return (world.is_deleted(RUN) && !pods).then_some(());
+        return (world.is_deleted(RUN) && !world.objects(Kind::Pod).any(is_ours)).then_some(());
     }
-    let run = world.object(Kind::Run, RUN)?;
+    let run = world.object(subject(workload), RUN)?;
     let ended = matches!(run["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Cancelled"));
     let labelled = run["metadata"]["labels"]["trainyard.dev/finished"] == "true";
     (ended && labelled).then_some(())
@@ -278,17 +295,23 @@ fn end(world: &World, workload: &Workload) -> Option<()> {
 
 /// Its succeeded Pods are gone, and the Pipeline shows how it ended.
 fn settled(world: &World, workload: &Workload) -> Option<()> {
+    let stays = |pod: &serde_json::Value| {
+        let labels = &pod["metadata"]["labels"];
+        pod["status"]["phase"] == "Failed"
+            || !["run-uid", "job-uid"].iter().any(|label| labels[format!("trainyard.dev/{label}")].is_string())
+            || labels["foreign"].is_string()
+    };
+    if workload.job.is_some() {
+        // Those that were asked to go are on their way.
+        let rests = |pod: &serde_json::Value| stays(pod) && pod["metadata"]["deletionTimestamp"].is_null();
+        return world.objects(Kind::Pod).all(rests).then_some(());
+    }
     let pipeline = world.object(Kind::Pipeline, workload.name).map(|pipeline| &pipeline["status"])?;
     if workload.end == "Deleted" {
         return (pipeline["activeRuns"] == 0).then_some(());
     }
     let run = world.object(Kind::Run, RUN)?;
     let heard = pipeline["lastRun"]["phase"] == run["status"]["phase"] && pipeline["activeRuns"] == 0;
-    let stays = |pod: &serde_json::Value| {
-        pod["status"]["phase"] == "Failed"
-            || !pod["metadata"]["labels"]["trainyard.dev/run-uid"].is_string()
-            || pod["metadata"]["labels"]["foreign"].is_string()
-    };
     (heard && world.objects(Kind::Pod).all(stays)).then_some(())
 }
 

@@ -4,6 +4,7 @@
 //! [`Recorder`] is written by the proxy, the observer, the kubelet and the supervisor at the same time. [`History`] is what is
 //! judged: plain data, so that a test can write one by hand.
 
+use super::monkey::FOREIGN;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use serde_json::Value;
@@ -24,6 +25,50 @@ pub enum Kind {
     Run,
     /// Pipelines.
     Pipeline,
+    /// TrainingJobs.
+    Job,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Pod, Self::Run, Self::Pipeline, Self::Job];
+
+    /// The word in the `kind` of an object.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pod => "Pod",
+            Self::Run => "PipelineRun",
+            Self::Pipeline => "Pipeline",
+            Self::Job => "TrainingJob",
+        }
+    }
+
+    /// The last word of the path of its collection.
+    #[must_use]
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Pod => "pods",
+            Self::Run => "pipelineruns",
+            Self::Pipeline => "pipelines",
+            Self::Job => "trainingjobs",
+        }
+    }
+
+    /// The kind of this collection.
+    #[must_use]
+    pub fn of_path(path: &str) -> Option<Self> {
+        let last = path.rsplit('/').next()?;
+        Self::ALL.into_iter().find(|kind| kind.plural() == last)
+    }
+}
+
+/// Whether a Pod is a stage's or a rank's. Labels are written out: that the operator's words are these is part of what is tested.
+#[must_use]
+pub fn is_ours(pod: &Value) -> bool {
+    let labels = &pod["metadata"]["labels"];
+    let has = |label: &str| labels[format!("trainyard.dev/{label}")].is_string();
+    (has("stage") || has("rank")) && labels[FOREIGN].is_null()
 }
 
 /// What a version is to its object.
@@ -72,6 +117,11 @@ pub enum What {
     Ended(u32, String),
     /// A fault of the case took place.
     Fault(String),
+    /// Everything has come to its end; from now on nothing is left to be written. So many reconciles have been counted until then.
+    Rest {
+        /// The operator's own count.
+        reconciles: u64,
+    },
     /// Another process has written something while this one was frozen.
     TakenOver(u32),
     /// The test kubelet started the runner of a Pod.
@@ -257,7 +307,7 @@ pub struct World {
     pods: Vec<String>,
     /// Processes of the operator that have written something other than Events.
     writers: BTreeSet<u32>,
-    /// Runs that are gone.
+    /// Runs and jobs that are gone.
     deleted: BTreeSet<String>,
     trouble: Option<String>,
 }
@@ -286,7 +336,7 @@ impl World {
         self.pods.get(usize::try_from(number).ok()?.checked_sub(1)?).map(String::as_str)
     }
 
-    /// Whether a run of this name was there and is gone.
+    /// Whether a run or job of this name was there and is gone.
     #[must_use]
     pub fn is_deleted(&self, run: &str) -> bool {
         self.deleted.contains(run)
@@ -306,13 +356,12 @@ impl World {
             What::Version(version) => {
                 if version.kind == Kind::Pod
                     && version.change == Change::Added
-                    && version.object["metadata"]["labels"]["trainyard.dev/stage"].is_string()
-                    && version.object["metadata"]["labels"]["foreign"].is_null()
+                    && is_ours(&version.object)
                     && !self.pods.iter().any(|pod| pod == version.name())
                 {
                     self.pods.push(version.name().to_owned());
                 }
-                if version.kind == Kind::Run && version.change == Change::Deleted {
+                if matches!(version.kind, Kind::Run | Kind::Job) && version.change == Change::Deleted {
                     self.deleted.insert(version.name().to_owned());
                 }
                 let key = (version.kind, version.name().to_owned());

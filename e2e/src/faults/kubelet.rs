@@ -2,17 +2,19 @@
 //! server what became of it, as a kubelet does.
 //!
 //! What differs from a node: no image and no container, so the stage's program must exist here; `/trainyard` is a folder of the
-//! Pod's own, and a store on a volume is a folder of the case. How long after its end a container is seen to have ended is a
+//! Pod's own, a store on a volume is a folder of the case, and a rank of a training has an address instead of a name. How long after its end a container is seen to have ended is a
 //! setting, as on real nodes that takes a second or two, in which the early report is all that the operator has.
+
+mod addresses;
 
 use super::api::{Api, ApiError};
 use super::fault::{Place, PodPhase, Strike};
-use super::history::{Change, Recorder, Version, What};
-use super::monkey::FOREIGN;
+use super::history::{Change, Recorder, Version, What, is_ours};
 use super::observer::collection;
 use super::store_proxy::StoreProxy;
 use crate::faults::history::Kind;
 use crate::store::Access;
+use addresses::Addresses;
 use anyhow::{Context as _, Result, anyhow};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -129,7 +131,7 @@ impl Kubelet {
         runners: Arc<Runners>,
         mut pods: UnboundedReceiver<Version>,
     ) -> Self {
-        let shared = Arc::new(Shared { api, options, recorder, runners });
+        let shared = Arc::new(Shared { api, options, recorder, runners, addresses: Addresses::default() });
         let task = tokio::spawn(async move {
             let mut known: HashMap<String, watch::Sender<Asked>> = HashMap::new();
             let mut workers = JoinSet::new();
@@ -185,12 +187,6 @@ impl Asked {
     }
 }
 
-/// Pods that others made do nothing here.
-fn is_ours(pod: &Value) -> bool {
-    let labels = &pod["metadata"]["labels"];
-    labels["trainyard.dev/stage"].is_string() && labels[FOREIGN].is_null()
-}
-
 fn ended(pod: &Value) -> bool {
     matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
 }
@@ -200,6 +196,7 @@ struct Shared {
     options: Options,
     recorder: Recorder,
     runners: Arc<Runners>,
+    addresses: Addresses,
 }
 
 /// A Pod on its way through the kubelet.
@@ -313,6 +310,9 @@ impl Shared {
         }
         let mut step = StepSpec::from_env(&variables)?;
         step.root = root.display().to_string();
+        if let Some(rank) = &mut step.rank {
+            rank.hosts = self.addresses.of(rank)?;
+        }
         if step.store.uri.starts_with("file://") {
             step.store.uri = format!("file://{}", self.options.store.display());
         }
@@ -344,19 +344,15 @@ impl Shared {
         let status = json!({
             "name": STAGE, "image": image, "imageID": "test", "ready": phase == "Running", "restartCount": 0, "state": state,
         });
-        let path = format!("{}/status", pod.path);
-        if phase == "Running" {
-            // A Pod whose status others have ended meanwhile does not run again.
-            let patch = json!([
-                {"op": "test", "path": "/metadata/uid", "value": pod.uid},
-                {"op": "test", "path": "/status/phase", "value": "Pending"},
-                {"op": "replace", "path": "/status/phase", "value": phase},
-                {"op": "add", "path": "/status/containerStatuses", "value": [status]},
-            ]);
-            return self.api.patch(&path, &patch).await;
-        }
-        let patch = json!({"metadata": {"uid": pod.uid}, "status": {"phase": phase, "containerStatuses": [status]}});
-        self.api.merge(&path, &patch).await
+        // A Pod whose status others have ended meanwhile neither runs nor ends again, as there is one kubelet to a node.
+        let before = if phase == "Running" { "Pending" } else { "Running" };
+        let patch = json!([
+            {"op": "test", "path": "/metadata/uid", "value": pod.uid},
+            {"op": "test", "path": "/status/phase", "value": before},
+            {"op": "replace", "path": "/status/phase", "value": phase},
+            {"op": "add", "path": "/status/containerStatuses", "value": [status]},
+        ]);
+        self.api.patch(&format!("{}/status", pod.path), &patch).await
     }
 
     /// Waits for the runner; TERM when its Pod is deleted, KILL when its time is over or the Pod has vanished.
@@ -437,6 +433,11 @@ fn environment(pod: &Value) -> Result<BTreeMap<String, String>> {
 /// What the operator tells the runner of this Pod to do.
 pub fn step(pod: &Value) -> Result<StepSpec> {
     Ok(StepSpec::from_env(&environment(pod)?)?)
+}
+
+/// A plain variable of the container of this Pod.
+pub fn variable(pod: &Value, name: &str) -> Option<String> {
+    environment(pod).ok()?.remove(name)
 }
 
 fn termination_log(folder: &Path) -> PathBuf {

@@ -12,6 +12,8 @@ use tokio::task::JoinHandle;
 
 /// A Pod that nobody of ours made carries this label.
 pub const FOREIGN: &str = "foreign";
+/// How long the programs of a lost node go on.
+const SWITCHED_OFF: Duration = Duration::from_secs(3);
 /// No Pod comes so late.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -80,7 +82,6 @@ impl Hand {
     }
 
     async fn act(&self, fault: Fault, path: &str, uid: &str, name: &str) -> Result<(), ApiError> {
-        let same = json!({"uid": uid});
         match fault {
             Fault::Delete => {
                 self.api.delete(path, &options(None, uid)).await?;
@@ -96,21 +97,28 @@ impl Hand {
                 self.runners.cut(uid);
                 let status =
                     json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."});
-                self.api.merge(&format!("{path}/status"), &json!({"metadata": same, "status": status})).await?;
+                self.end(path, uid, status).await?;
                 self.runners.kill(uid);
             }
             Fault::Relabel => {
-                let labels = json!({"trainyard.dev/run-uid": null});
+                let labels = json!({"trainyard.dev/run-uid": null, "trainyard.dev/job-uid": null});
                 self.api.merge(path, &json!({"metadata": {"uid": uid, "labels": labels}})).await?;
             }
             Fault::Disown => {
-                self.api.merge(path, &json!({"metadata": {"uid": uid, "ownerReferences": null}})).await?;
+                let pod = self.api.merge(path, &json!({"metadata": {"uid": uid, "ownerReferences": null}})).await?;
+                if pod["metadata"]["labels"]["trainyard.dev/rank"].is_string() {
+                    // Who has taken it has no use for it in the end: a rank alone would wait for the others for minutes.
+                    tokio::time::sleep(SWITCHED_OFF).await;
+                    self.api.delete(path, &options(None, uid)).await?;
+                }
             }
             Fault::NodeLost => {
                 self.runners.cut(uid);
-                self.api.delete(path, &options(None, uid)).await?;
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                self.api.delete(path, &options(Some(0), uid)).await?;
+                let deleted = self.lose(path, uid).await;
+                // In the end it is switched off: a program that does not end by itself would go on for ever.
+                tokio::time::sleep(SWITCHED_OFF).await;
+                self.runners.kill(uid);
+                deleted?;
             }
             Fault::SucceedWithoutCommit => {
                 self.runners.cut(uid);
@@ -120,11 +128,36 @@ impl Hand {
                     "name": "stage", "image": "x", "imageID": "x", "ready": false, "restartCount": 0, "state": ended,
                 });
                 let status = json!({"phase": "Succeeded", "containerStatuses": [container]});
-                self.api.merge(&format!("{path}/status"), &json!({"metadata": same, "status": status})).await?;
+                self.end(path, uid, status).await?;
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// Deletes a Pod as the controllers of a cluster do whose node does not answer: nobody is there to see to its end.
+    async fn lose(&self, path: &str, uid: &str) -> Result<(), ApiError> {
+        self.api.delete(path, &options(None, uid)).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.api.delete(path, &options(Some(0), uid)).await?;
+        Ok(())
+    }
+
+    /// Ends a Pod in this way, unless it has ended: no kubelet changes that.
+    async fn end(&self, path: &str, uid: &str, status: Value) -> Result<(), ApiError> {
+        let (path, mut patch) = (format!("{path}/status"), json!({"metadata": {"uid": uid}, "status": status}));
+        loop {
+            let pod = self.api.get(&path).await?;
+            if pod["metadata"]["uid"] != uid || matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+            {
+                return Ok(());
+            }
+            patch["metadata"]["resourceVersion"] = pod["metadata"]["resourceVersion"].clone();
+            match self.api.merge(&path, &patch).await {
+                Err(error) if error.code() == Some(409) => {}
+                other => return other.map(|_| ()),
+            }
+        }
     }
 }
 

@@ -49,6 +49,21 @@ pub const MUTANTS: &[Mutant] = &[
         what: "nobody comes back for what waits",
         cases: &["A:retry", "A:chain5", "B:"],
     },
+    Mutant {
+        name: "restarts-in-memory",
+        what: "restarts of a job are counted by the process",
+        cases: &["A:training-restart", "A:training-failure"],
+    },
+    Mutant {
+        name: "replace-one-rank",
+        what: "a rank that vanished is created again alone",
+        cases: &["E:training:pod=2.Running:ForceDelete", "E:training-suspend:pod=3.Running:ForceDelete"],
+    },
+    Mutant {
+        name: "delete-before-status",
+        what: "the Pods of a failed attempt are deleted before its end is on record",
+        cases: &["A:training-restart", "A:training-failure"],
+    },
     Mutant { name: "upload-in-place", what: "objects of a volume are written at their final key", cases: &["CutFile"] },
 ];
 
@@ -70,8 +85,8 @@ mod tests {
     use crate::faults::fault::Fault;
 
     #[test]
-    fn there_are_twelve_and_their_faults_exist() {
-        assert_eq!(MUTANTS.len(), 12);
+    fn there_are_fifteen_and_their_faults_exist() {
+        assert_eq!(MUTANTS.len(), 15);
         for word in MUTANTS.iter().flat_map(|mutant| mutant.cases) {
             let known = Fault::ALL
                 .iter()

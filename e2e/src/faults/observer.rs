@@ -10,11 +10,8 @@ use tokio::task::JoinHandle;
 /// Path of a kind's collection in a namespace.
 #[must_use]
 pub fn collection(kind: Kind, namespace: &str) -> String {
-    match kind {
-        Kind::Pod => format!("/api/v1/namespaces/{namespace}/pods"),
-        Kind::Run => format!("/apis/trainyard.dev/v1alpha1/namespaces/{namespace}/pipelineruns"),
-        Kind::Pipeline => format!("/apis/trainyard.dev/v1alpha1/namespaces/{namespace}/pipelines"),
-    }
+    let group = if kind == Kind::Pod { "/api/v1" } else { "/apis/trainyard.dev/v1alpha1" };
+    format!("{group}/namespaces/{namespace}/{}", kind.plural())
 }
 
 /// Watches as long as this value lives.
@@ -23,11 +20,11 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Watches Pods, runs and pipelines of a namespace from now on. The Pods' versions are handed on, too.
+    /// Watches Pods, runs, pipelines and jobs of a namespace from now on. The Pods' versions are handed on, too.
     pub async fn start(api: &Api, namespace: &str, recorder: &Recorder) -> Result<(Self, UnboundedReceiver<Version>)> {
         let (pods, receiver) = mpsc::unbounded_channel();
         let mut tasks = Vec::new();
-        for kind in [Kind::Pod, Kind::Run, Kind::Pipeline] {
+        for kind in Kind::ALL {
             let path = collection(kind, namespace);
             let list = api.get(&path).await?;
             let from = list["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();

@@ -122,6 +122,8 @@ pub enum Reports {
 pub struct Operator {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
+    /// Port of its probes and metrics.
+    health: u16,
 }
 
 impl Operator {
@@ -131,7 +133,8 @@ impl Operator {
             Reports::By(_, port) => *port,
             Reports::None | Reports::Direct => free_port()?,
         };
-        let ports = Ports { health: free_port()?, report };
+        let health = free_port()?;
+        let ports = Ports { health, report };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             let supervisor = Supervisor { options, ports, recorder: recorder.clone() };
@@ -139,7 +142,25 @@ impl Operator {
                 recorder.push(What::Trouble(format!("the operator: {error:#}")));
             }
         });
-        Ok(Self { stop, task })
+        Ok(Self { stop, task, health })
+    }
+
+    /// How often it has looked at a run or a Pipeline, as its metrics say.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn reconciles(&self) -> Result<u64> {
+        // One for the process; the client leaves the choice to us, although there is nothing to encrypt.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let url = format!("http://127.0.0.1:{}/metrics", self.health);
+        let metrics = reqwest::get(&url).await?.error_for_status()?.text().await?;
+        let counts = metrics.lines().filter(|line| line.starts_with("trainyard_reconciles_total{"));
+        let mut sum = None;
+        for line in counts {
+            let count: u64 = line.rsplit_once(' ').context("a metric has a value")?.1.parse()?;
+            sum = Some(sum.unwrap_or(0) + count);
+        }
+        sum.with_context(|| format!("{url} counts no reconciles:\n{metrics}"))
     }
 
     /// Kills the process, and starts no other.
@@ -245,13 +266,17 @@ pub fn free_port() -> Result<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
+    /// The program is written by a process of its own: one that this process wrote would be open in whatever another test starts at
+    /// that moment, and a file that somebody may write to cannot be executed (`ETXTBSY`).
     fn fake(script: &str, folder: &std::path::Path) -> Options {
         let program = folder.join("operator");
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let written = std::process::Command::new("/bin/sh")
+            .args(["-c", r#"printf '#!/bin/sh\n%s\n' "$1" > "$2" && chmod 755 "$2""#, "sh", script])
+            .arg(&program)
+            .status();
+        assert!(written.unwrap().success());
         let kubeconfig = folder.join("kubeconfig");
         let (namespace, logs, pod_ttl) = ("n".into(), folder.into(), "1s".into());
         Options {

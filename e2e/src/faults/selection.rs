@@ -17,17 +17,19 @@ pub struct Size {
     pub cases: usize,
     /// Cases with two to four faults.
     pub sequences: usize,
+    /// Whether every planted mistake must be found, too.
+    pub mutants: bool,
 }
 
 impl Size {
-    /// Every crash, and nothing else: what `make test` runs.
-    pub const CRASHES: Self = Self { name: "crashes", cases: usize::MAX, sequences: 0 };
-    /// A choice of everything.
-    pub const SAMPLE: Self = Self { name: "sample", cases: 800, sequences: 40 };
+    /// Every crash, and nothing else.
+    pub const CRASHES: Self = Self { name: "crashes", cases: usize::MAX, sequences: 0, mutants: false };
+    /// A choice of everything: what `make test` runs.
+    pub const SAMPLE: Self = Self { name: "sample", cases: 800, sequences: 40, mutants: false };
     /// What `make faults` runs.
-    pub const GATE: Self = Self { name: "gate", cases: 4000, sequences: 200 };
+    pub const GATE: Self = Self { name: "gate", cases: 4000, sequences: 200, mutants: true };
     /// Everything that there is, and sequences up to the number.
-    pub const FULL: Self = Self { name: "full", cases: 12_000, sequences: 1000 };
+    pub const FULL: Self = Self { name: "full", cases: 12_000, sequences: 1000, mutants: true };
 
     /// The size of that name.
     #[must_use]
@@ -83,9 +85,9 @@ pub fn all(workload: &Workload, learned: &Learned) -> Vec<CaseName> {
             let fits = write.is_some_and(|(method, path)| {
                 method.parse::<Method>().is_ok_and(|method| proxy::applies(fault, &method, path))
             });
-            // Two processes cost half a minute: one workload has them all.
+            // Two processes cost half a minute: one workload of each kind has them all.
             let elects = fault.class() == 'F';
-            if fits && (!elects || workload.name == "chain5-silent") {
+            if fits && (!elects || matches!(workload.name, "chain5-silent" | "training-restart")) {
                 add(Place::Write(number), fault);
             }
         }
@@ -95,8 +97,8 @@ pub fn all(workload: &Workload, learned: &Learned) -> Vec<CaseName> {
     }
     for number in 1..=pods {
         for phase in PodPhase::ALL {
-            // A Pod that is no longer its run's goes on: where programs do not end by themselves nothing would.
-            let goes_on = workload.during.is_some() || workload.end == "Failed";
+            // A Pod that is no longer its run's goes on: where programs do not end by themselves nothing would. A rank's is deleted.
+            let goes_on = workload.job.is_none() && (workload.during.is_some() || workload.end == "Failed");
             let at_pods =
                 Fault::of_class('E').filter(|fault| !is_of_writes(*fault) && (!goes_on || *fault != Fault::Disown));
             at_pods.for_each(|fault| add(Place::Pod(number, phase), fault));
@@ -113,6 +115,10 @@ pub fn all(workload: &Workload, learned: &Learned) -> Vec<CaseName> {
     for number in 1..=reports {
         Fault::of_class('H').for_each(|fault| add(Place::Report(number), fault));
     }
+    // A run that fails first is never deleted by its user, who waits for its second stage.
+    cases.retain(|case| {
+        workload.end != "Deleted" || case.strikes.iter().all(|strike| strike.fault.may_fail_for().is_empty())
+    });
     cases
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use step_protocol::{CommitRecord, Manifest, Pack, Packed, paths};
@@ -32,12 +33,18 @@ pub struct Commit {
     pub flaw: Option<String>,
 }
 
-/// Every commit record below the folder of a store on a volume.
+/// Every commit record below the folder of a store on a volume. A folder that is not there holds none: an S3 server removes those
+/// that become empty.
 pub fn commits(root: &Path, recorder: &Recorder) -> Result<Vec<Commit>> {
     let mut found = Vec::new();
     let mut waiting = vec![root.to_owned()];
     while let Some(folder) = waiting.pop() {
-        for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(|| folder.display().to_string()),
+        };
+        for entry in entries {
             let path = entry?.path();
             if path.is_dir() {
                 waiting.push(path);
@@ -128,6 +135,12 @@ mod tests {
     use step_protocol::{CommittedOutput, ManifestFile};
 
     const PREFIX: &str = "n/p/r.u/a/1/text";
+
+    #[test]
+    fn a_store_that_was_never_written_to_holds_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(commits(&folder.path().join("none"), &Recorder::default()).unwrap(), []);
+    }
 
     /// A store with one stage and one output of one file.
     fn store(content: &[u8]) -> tempfile::TempDir {

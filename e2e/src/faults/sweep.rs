@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 
 /// The variable that names the only case to run.
 pub const ENV_CASE: &str = "TRAINYARD_FAULT";
+/// In place of an invariant where the harness itself could not go on.
+pub const HARNESS: &str = "harness";
 /// Cases that mostly wait go on in such numbers beside the others.
 const WAITING: usize = 64;
 
@@ -43,6 +45,14 @@ pub struct Verdict {
     pub violations: Vec<Violation>,
     /// How long it took.
     pub took: Duration,
+}
+
+impl Verdict {
+    /// A case in which the harness itself could not go on: it shows nothing, so it counts as a violation.
+    fn unjudged(name: CaseName, error: &anyhow::Error) -> Self {
+        let violation = Violation { invariant: HARNESS, what: format!("{error:#}") };
+        Self { name, struck: 0, violations: vec![violation], took: Duration::ZERO }
+    }
 }
 
 /// What came of a sweep.
@@ -158,7 +168,9 @@ impl Sweep {
             let (sweep, room) = (Arc::clone(&self), Arc::clone(if name.is_slow() { &waiting } else { &busy }));
             tasks.spawn(async move {
                 let _turn = room.acquire_owned().await?;
-                sweep.case(&workload, &name, &expected, false).await
+                let judged = sweep.case(&workload, &name, &expected, false).await;
+                // One case that cannot be judged does not end all others.
+                anyhow::Ok(judged.unwrap_or_else(|error| Verdict::unjudged(name, &error)))
             });
         }
         let mut verdicts = Vec::new();

@@ -1,4 +1,4 @@
-//! What the user of a run does while it runs.
+//! What the user of a run or job does while it runs.
 
 use super::api::Api;
 use super::history::{Kind, Recorder, What, World};
@@ -10,13 +10,15 @@ use tokio::task::JoinHandle;
 /// A run does not take so long to get there.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// What is done when the program of the second stage runs.
+/// What is done when the program of the second stage runs, or all ranks of a job do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum During {
     /// The run is cancelled.
     Cancel,
-    /// The run is deleted. What the garbage collector of a cluster does then is done here, too.
+    /// The run or job is deleted. What the garbage collector of a cluster does then is done here, too.
     Delete,
+    /// The job is suspended, and resumed when it has said that it is.
+    Suspend,
 }
 
 /// Does it, as long as this value lives.
@@ -27,17 +29,26 @@ pub struct User {
 impl User {
     /// Waits for the moment.
     #[must_use]
-    pub fn start(api: Api, namespace: &str, run: &'static str, during: During, recorder: Recorder) -> Self {
-        let path = format!("{}/{run}", collection(Kind::Run, namespace));
+    pub fn start(
+        api: Api,
+        namespace: &str,
+        (kind, run): (Kind, &'static str),
+        during: During,
+        recorder: Recorder,
+    ) -> Self {
+        let path = format!("{}/{run}", collection(kind, namespace));
         let pods = collection(Kind::Pod, namespace);
         let task = tokio::spawn(async move {
             let moment = |world: &World| {
                 let running = |pod: &&Value| {
                     pod["metadata"]["labels"]["trainyard.dev/stage"] == "second" && pod["status"]["phase"] == "Running"
                 };
-                world.objects(Kind::Pod).find(running).map(|_| ())
+                match kind {
+                    Kind::Job => has_phase(world, run, "Running"),
+                    _ => world.objects(Kind::Pod).find(running).map(|_| ()),
+                }
             };
-            if recorder.wait(LIMIT, "the second stage to run", moment).await.is_err() {
+            if recorder.wait(LIMIT, "the second stage or all ranks to run", moment).await.is_err() {
                 return;
             }
             let done = match during {
@@ -46,6 +57,16 @@ impl User {
                     let options =
                         json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
                     api.delete(&path, &options).await.map(|_| ())
+                }
+                During::Suspend => {
+                    let suspended = |world: &World| has_phase(world, run, "Suspended");
+                    let switch = async |suspend: bool| api.merge(&path, &json!({"spec": {"suspend": suspend}})).await;
+                    match switch(true).await {
+                        // A job that has ended meanwhile never says that it is suspended.
+                        Ok(_) if recorder.wait(LIMIT, "the job to be suspended", suspended).await.is_err() => Ok(()),
+                        Ok(_) => switch(false).await.map(|_| ()),
+                        Err(error) => Err(error),
+                    }
                 }
             };
             if let Err(error) = done {
@@ -63,6 +84,10 @@ impl Drop for User {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+fn has_phase(world: &World, job: &str, phase: &str) -> Option<()> {
+    world.object(Kind::Job, job).filter(|job| job["status"]["phase"] == phase).map(|_| ())
 }
 
 /// Deletes every Pod whose owner is gone, as the garbage collector does.

@@ -15,6 +15,8 @@ pub struct Workload {
     pub pipeline: Value,
     /// Its stages, in order.
     pub stages: Vec<Stage>,
+    /// The TrainingJob that is run instead of a pipeline.
+    pub job: Option<Job>,
     /// Whether runners reach the operator. If not, success is known only when the kubelet shows it.
     pub early_reports: bool,
     /// Whether its store is a bucket of an S3 server; else it is a folder.
@@ -36,6 +38,17 @@ pub struct Stage {
     pub needs: Vec<String>,
     /// How often it may be repeated after a failure of its own.
     pub retries: u32,
+}
+
+/// A TrainingJob, as far as the invariants are concerned.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Its `spec`.
+    pub spec: Value,
+    /// How many ranks it has.
+    pub ranks: u32,
+    /// How often all start again after a failure of its own.
+    pub limit: u32,
 }
 
 impl Stage {
@@ -77,7 +90,55 @@ fn script(name: &str, script: &str) -> Value {
 
 impl Workload {
     fn new(name: &'static str, pipeline: Value, stages: Vec<Stage>) -> Self {
-        Self { name, pipeline, stages, early_reports: true, bucket: false, during: None, end: "Succeeded", weight: 4 }
+        let (job, during) = (None, None);
+        Self { name, pipeline, stages, job, early_reports: true, bucket: false, during, end: "Succeeded", weight: 4 }
+    }
+
+    /// A training of four ranks. What follows an attempt is the same for all but rank 0, whose output is the job's.
+    fn training(name: &'static str, limit: u32, script: &str) -> Self {
+        let script = format!(
+            "#!/bin/sh\nset -e\necho \"rank $TRAINYARD_RANK, attempt $TRAINYARD_ATTEMPT\"\n{script}\n\
+             if [ \"$TRAINYARD_RANK\" = 0 ]; then\n\
+             echo \"trained by $TRAINYARD_WORLD_SIZE\" > \"$TRAINYARD_OUT_MODEL\"\n\
+             echo \"$TRAINYARD_WORLD_SIZE\" > \"$TRAINYARD_ROOT/results/ranks\"\nfi\n"
+        );
+        let spec = json!({
+            "framework": "None",
+            "store": folder(),
+            "roles": [{"name": "worker", "replicas": 4, "container": {"image": IMAGE, "script": script}}],
+            "restart": {"limit": limit, "backoff": {"initial": "1s", "factor": 1}},
+            "outputs": [{"name": "model", "type": "Text"}],
+            "results": [{"name": "ranks", "type": "integer"}],
+        });
+        Self { job: Some(Job { spec, ranks: 4, limit }), ..Self::new(name, Value::Null, Vec::new()) }
+    }
+
+    /// All trainings.
+    fn trainings() -> Vec<Self> {
+        // What a rank does once, with its peers around it.
+        let work = "sleep 0.3";
+        let first = |script: &str| format!("if [ \"$TRAINYARD_ATTEMPT\" = 1 ]; then\n{script}\nfi\n{work}");
+        let fails = |rank: u32| format!("if [ \"$TRAINYARD_RANK\" = {rank} ]; then exit 3; fi\nexec sleep 1000");
+        let forever = "exec sleep 1000";
+        vec![
+            Self::training("training", 3, work),
+            Self::training("training-restart", 3, &first(&fails(1))),
+            Self { end: "Failed", ..Self::training("training-failure", 1, &fails(2)) },
+            Self { during: Some(During::Suspend), ..Self::training("training-suspend", 3, &first(forever)) },
+            Self {
+                end: "Deleted",
+                during: Some(During::Delete),
+                weight: 1,
+                ..Self::training("training-delete", 3, forever)
+            },
+            Self { weight: 1, ..Self::in_a_bucket(Self::training("training-bucket", 3, work)) },
+        ]
+    }
+
+    /// How many Pods it has at least, if it comes to its end.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.stages.len() + self.job.as_ref().map_or(0, |job| job.ranks as usize)
     }
 
     /// Writers with these inputs, each listed after what it reads.
@@ -90,7 +151,7 @@ impl Workload {
     /// Every workload of the sweep.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        vec![
+        let mut all = vec![
             Self::writers("single", &[("first", &[])]),
             Self::chain5("chain5"),
             Self { early_reports: false, ..Self::chain5("chain5-silent") },
@@ -106,7 +167,9 @@ impl Workload {
             Self { end: "Failed", ..Self::takes_too_long() },
             Self { end: "Cancelled", during: Some(During::Cancel), ..Self::waits("cancel") },
             Self { end: "Deleted", during: Some(During::Delete), ..Self::waits("delete") },
-        ]
+        ];
+        all.extend(Self::trainings());
+        all
     }
 
     /// The workload of that name.
@@ -130,14 +193,22 @@ impl Workload {
     /// Three stages on an S3 server.
     fn bucket() -> Self {
         let graph: [(&str, &[&str]); 3] = [("first", &[]), ("second", &["first"]), ("third", &["second"])];
-        let mut workload = Self::writers("bucket", &graph);
+        Self::in_a_bucket(Self::writers("bucket", &graph))
+    }
+
+    /// The same on an S3 server.
+    fn in_a_bucket(mut self) -> Self {
         let store = json!({
             "uri": "s3://trainyard/runs", "s3": {"endpoint": "http://store:9000", "region": "us-east-1"},
             "credentials": {"secretName": "store"},
         });
-        workload.pipeline["store"] = store;
-        workload.bucket = true;
-        workload
+        self.spec_mut()["store"] = store;
+        self.bucket = true;
+        self
+    }
+
+    fn spec_mut(&mut self) -> &mut Value {
+        self.job.as_mut().map_or(&mut self.pipeline, |job| &mut job.spec)
     }
 
     /// One stage, twenty that read it, one that reads these.
@@ -239,11 +310,16 @@ mod tests {
     #[test]
     fn every_workload_knows_its_stages() {
         for workload in Workload::all() {
+            assert!(Workload::named(workload.name).is_some());
+            if let Some(job) = &workload.job {
+                assert_eq!((&job.spec["roles"][0]["replicas"], workload.size()), (&json!(job.ranks), 4));
+                assert_eq!(job.spec["restart"]["limit"], job.limit);
+                continue;
+            }
             let listed = ["stages", "finally"].into_iter().flat_map(|list| workload.pipeline[list].as_array().cloned());
             let names: Vec<Value> = listed.flatten().map(|stage| stage["name"].clone()).collect();
             let known: Vec<&str> = workload.stages.iter().map(|stage| stage.name.as_str()).collect();
             assert_eq!(json!(names), json!(known), "{}", workload.name);
-            assert!(Workload::named(workload.name).is_some());
         }
     }
 }

@@ -61,6 +61,8 @@ pub struct Wheels {
     pub python: String,
     /// Where the packages go.
     pub to: String,
+    /// Where programs and libraries go that are not Python's, such as `/usr/local`. Without it they are left out.
+    pub data: Option<String>,
 }
 
 /// A static program: of ours, or of a Go module of `e2e/cluster`.

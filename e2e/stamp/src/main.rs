@@ -1,7 +1,7 @@
 //! The user program of the benchmarks: writes when it was started, in nanoseconds since 1970, and ends.
 //!
-//! `trainyard-stamp FILE [HOST:PORT WORD]`: the time goes to FILE (`-` is standard output); with an address, WORD is then sent
-//! there as one line, which is the early report of a null engine's Pod. It is static and does nothing else, so what is measured
+//! `trainyard-stamp FILE [HOST:PORT WORD | stay]`: the time goes to FILE (`-` is standard output); with an address, WORD is then sent
+//! there as one line, which is the early report of a null engine's Pod. With `stay` it ends when it is told to. It is static and does nothing else, so what is measured
 //! around it is not it.
 
 use std::env::args_os;
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     match run(now) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("trainyard-stamp: {error}; usage: trainyard-stamp FILE [HOST:PORT WORD]");
+            eprintln!("trainyard-stamp: {error}; usage: trainyard-stamp FILE [HOST:PORT WORD | stay]");
             ExitCode::FAILURE
         }
     }
@@ -30,12 +30,19 @@ fn run(now: SystemTime) -> io::Result<()> {
     let mut words = args_os().skip(1);
     let file = words.next().ok_or_else(|| io::Error::other("no file is named"))?;
     if file == "-" {
-        io::stdout().write_all(text.as_bytes())?;
+        // As a line: the runner passes lines on.
+        writeln!(io::stdout(), "{text}")?;
     } else {
         // Not truncated: the kubelet's termination log is a file that only its mount keeps in place.
         OpenOptions::new().write(true).create(true).truncate(false).open(file)?.write_all(text.as_bytes())?;
     }
-    let (Some(address), Some(word)) = (words.next(), words.next()) else { return Ok(()) };
+    let Some(address) = words.next() else { return Ok(()) };
+    if address == "stay" {
+        loop {
+            std::thread::park();
+        }
+    }
+    let Some(word) = words.next() else { return Ok(()) };
     let address = address.to_string_lossy().parse().map_err(io::Error::other)?;
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_nodelay(true)?;

@@ -43,6 +43,8 @@ fn text(pattern: Option<&str>, length: usize) -> String {
         // Not the letter that the samples' stages are named with.
         Some("^[a-z]([-a-z0-9]*[a-z0-9])?$") => "z".repeat(length),
         Some("^[A-Za-z_][A-Za-z0-9_]*$") => "Z".repeat(length),
+        Some("^[^/].*/COMMIT$") => format!("{}/COMMIT", "a".repeat(length.saturating_sub(7))),
+        Some("^sha256:[0-9a-f]+$") => after("sha256:"),
         Some("^#!") => after("#!"),
         Some("^https?://") => after("http://"),
         Some("^(s3|gs|az)://[A-Za-z0-9]") => after("s3://"),
@@ -294,6 +296,12 @@ fn every_bound_of_a_pipeline_holds() {
     let mut schema = spec_schema("pipelines.yaml");
     schema["properties"]["finally"]["items"] = json!({});
     try_all(Kind::Pipeline, &schema, yaml(&here().join("samples.yaml"))["pipelines"].as_array().unwrap());
+}
+
+#[test]
+fn every_bound_of_a_job_holds() {
+    let schema = spec_schema("trainingjobs.yaml");
+    try_all(Kind::TrainingJob, &schema, yaml(&here().join("samples.yaml"))["jobs"].as_array().unwrap());
 }
 
 #[test]

@@ -1,14 +1,13 @@
 //! Objects and edits with the answer that is expected. To add a case, add a row to `corpus.yaml`.
 
 use crate::server::{Answer, Kind, server};
+use crate::table::{Changes, Refusal, changed};
 use crate::{here, spec_schema, yaml};
 use http::Method;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// What a row changes: a path below `spec`, its parts parted by dots, and the value there; null takes the field away.
-type Changes = BTreeMap<String, Value>;
+use trainyard_crds::v1alpha1::PipelineRunSpec;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,6 +15,8 @@ struct Corpus {
     /// The specs that rows start from.
     bases: BTreeMap<String, Value>,
     objects: Vec<Group>,
+    /// What the API server takes and the operator refuses.
+    refusals: Vec<Refusal>,
     edits: Vec<Edit>,
 }
 
@@ -61,51 +62,6 @@ fn corpus() -> Corpus {
     serde_json::from_value(yaml(&here().join("corpus.yaml"))).unwrap()
 }
 
-/// The base with a row's changes.
-fn changed(base: &Value, changes: &Changes) -> Value {
-    let mut spec = base.clone();
-    for (path, value) in changes {
-        let mut at = &mut spec;
-        for part in path.split('.') {
-            at = step(at, part);
-        }
-        *at = value.clone();
-    }
-    pruned(spec)
-}
-
-fn step<'a>(value: &'a mut Value, part: &str) -> &'a mut Value {
-    if let (Value::Array(_) | Value::Null, Ok(index)) = (&*value, part.parse::<usize>()) {
-        if value.is_null() {
-            *value = json!([]);
-        }
-        let items = value.as_array_mut().unwrap();
-        if index >= items.len() {
-            items.resize(index + 1, Value::Null);
-        }
-        return &mut items[index];
-    }
-    if value.is_null() {
-        *value = Value::Object(Map::new());
-    }
-    value
-        .as_object_mut()
-        .unwrap_or_else(|| unreachable!("{part} is no part of an object"))
-        .entry(part)
-        .or_insert(Value::Null)
-}
-
-/// Without the fields and items that are null.
-fn pruned(value: Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, pruned(v))).collect::<Map<_, _>>().into()
-        }
-        Value::Array(items) => items.into_iter().filter(|item| !item.is_null()).map(pruned).collect(),
-        other => other,
-    }
-}
-
 /// Whether a refusal says what it should; else what is wrong with it.
 fn judge(answer: &Answer, expected: &str, field: &str) -> Option<String> {
     let message = answer.message();
@@ -124,6 +80,7 @@ fn judge(answer: &Answer, expected: &str, field: &str) -> Option<String> {
 fn forms(base: &str, spec: Value) -> Vec<(Kind, Value)> {
     match base {
         "run" => vec![(Kind::PipelineRun, spec)],
+        "job" => vec![(Kind::TrainingJob, spec)],
         _ => vec![(Kind::PipelineRun, json!({ "pipeline": spec })), (Kind::Pipeline, spec)],
     }
 }
@@ -164,7 +121,11 @@ fn edits_are_answered_as_the_corpus_says() {
     let corpus = corpus();
     let (mut wrong, mut rows) = (Vec::new(), 0);
     for (number, edit) in corpus.edits.iter().enumerate() {
-        let kind = if edit.on == "run" { Kind::PipelineRun } else { Kind::Pipeline };
+        let kind = match edit.on.as_str() {
+            "run" => Kind::PipelineRun,
+            "job" => Kind::TrainingJob,
+            _ => Kind::Pipeline,
+        };
         let was = changed(&corpus.bases[&edit.on], &edit.was);
         let object = server().create(kind, &format!("edit-{number}"), &was);
         let mut answer = |changes: &Changes| {
@@ -206,7 +167,7 @@ fn messages(schema: &Value, found: &mut BTreeSet<String>) {
 #[test]
 fn every_rule_has_an_accepted_and_a_refused_row() {
     let mut rules = BTreeSet::new();
-    for file in ["pipelines.yaml", "pipelineruns.yaml"] {
+    for file in ["pipelines.yaml", "pipelineruns.yaml", "trainingjobs.yaml"] {
         messages(&spec_schema(file), &mut rules);
     }
     assert!(rules.len() >= 30, "{} rules", rules.len());
@@ -227,4 +188,36 @@ fn every_rule_has_an_accepted_and_a_refused_row() {
     let missing = |rows: &BTreeSet<String>| rules.difference(rows).cloned().collect::<Vec<_>>();
     assert_eq!(missing(&with_refused), Vec::<String>::new(), "rules without a refused row");
     assert_eq!(missing(&with_accepted), Vec::<String>::new(), "rules without an accepted row");
+}
+
+/// The API server takes these; the operator's answer is that of the planner, which is asked here, and the stories ask the operator.
+#[test]
+fn refusals_are_answered_as_the_corpus_says() {
+    let corpus = corpus();
+    let (mut wrong, mut rows) = (Vec::new(), 0);
+    for refusal in &corpus.refusals {
+        for (name, changes) in &refusal.rows {
+            let spec = changed(&corpus.bases["refusal"], changes);
+            rows += 1;
+            let answer = server().try_create(Kind::PipelineRun, &spec);
+            if !answer.accepted() {
+                wrong.push(format!("{name}: the API server should take it: {}", answer.message()));
+                continue;
+            }
+            match refused(&spec) {
+                Some(problem) if problem.reason.as_str() == refusal.reason && problem.path == refusal.field => {}
+                other => wrong.push(format!("{name}: {other:?} instead of {} at {}", refusal.reason, refusal.field)),
+            }
+        }
+    }
+    println!("{rows} refusals");
+    assert!(wrong.is_empty(), "{} of {rows}:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Why the operator would not begin such a run.
+fn refused(spec: &Value) -> Option<trainyard_planner::SpecProblem> {
+    let spec: PipelineRunSpec = serde_json::from_value(spec.clone()).unwrap();
+    let pipeline = spec.pipeline.unwrap();
+    let graph = trainyard_planner::Graph::new(&pipeline, None);
+    graph.err().or_else(|| trainyard_planner::resolve_params(&pipeline.params, &spec.params).err())
 }

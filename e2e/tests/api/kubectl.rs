@@ -84,11 +84,23 @@ fn explain_reads_well() {
         "plr.spec",
         "plr.status",
         "plr.status.stages",
+        "tj.spec",
+        "tj.spec.elastic",
+        "tj.spec.restart",
+        "tj.spec.roles",
+        "tj.status",
+        "tj.status.attempts",
+        "tj.status.attempts.firstFailure",
     ] {
         let text = server().kubectl(&["explain", field]).unwrap();
         let trimmed: Vec<&str> = text.lines().map(str::trim_end).collect();
         insta::assert_snapshot!(field.replace('.', "-"), trimmed.join("\n"));
     }
+}
+
+/// The plainest job.
+fn job() -> Value {
+    json!({"framework": "None", "roles": [{"name": "worker", "replicas": 2, "container": {"image": "b", "command": ["c"]}}]})
 }
 
 #[test]
@@ -103,23 +115,26 @@ fn the_columns_are_those_of_the_documentation() {
         &json!({"stages": [{"name": "a", "container": {"image": "b", "command": ["c"]}}]}),
     );
     server().create(Kind::PipelineRun, "columns", &json!({"pipelineRef": {"name": "columns"}}));
+    server().create(Kind::TrainingJob, "columns", &job());
     assert_eq!(words("pl", &[]), "NAME READY STAGES RUNS LAST-RUN LAST-PHASE AGE");
     assert_eq!(words("pl", &["-o=wide"]), "NAME READY STAGES RUNS LAST-RUN LAST-PHASE AGE MESSAGE");
     assert_eq!(words("plr", &[]), "NAME PIPELINE PHASE PROGRESS STAGE REASON DURATION AGE");
     assert_eq!(words("plr", &["-o=wide"]), "NAME PIPELINE PHASE PROGRESS STAGE REASON DURATION AGE MESSAGE");
+    assert_eq!(words("tj", &[]), "NAME FRAMEWORK PHASE READY RESTARTS PROGRESS REASON DURATION AGE");
+    assert_eq!(words("tj", &["-o=wide"]), "NAME FRAMEWORK PHASE READY RESTARTS PROGRESS REASON DURATION AGE MESSAGE");
     let all = server().kubectl(&["get", "trainyard", "-o=name"]).unwrap();
-    assert!(
-        all.contains("pipeline.trainyard.dev/columns") && all.contains("pipelinerun.trainyard.dev/columns"),
-        "{all}"
-    );
+    for kind in ["pipeline", "pipelinerun", "trainingjob"] {
+        assert!(all.contains(&format!("{kind}.trainyard.dev/columns")), "{all}");
+    }
 }
 
 #[test]
 fn a_new_object_says_that_nobody_has_looked_at_it() {
-    for kind in [Kind::Pipeline, Kind::PipelineRun] {
+    for kind in [Kind::Pipeline, Kind::PipelineRun, Kind::TrainingJob] {
         let spec = match kind {
             Kind::Pipeline => json!({"stages": [{"name": "a", "container": {"image": "b", "command": ["c"]}}]}),
             Kind::PipelineRun => json!({"pipelineRef": {"name": "p"}}),
+            Kind::TrainingJob => job(),
         };
         let object = server().create(kind, "fresh", &spec);
         assert_eq!(object["status"], json!({"observedGeneration": -1}));
@@ -129,7 +144,7 @@ fn a_new_object_says_that_nobody_has_looked_at_it() {
 
 #[test]
 fn the_definitions_are_structural_and_in_use() {
-    for name in ["pipelines.trainyard.dev", "pipelineruns.trainyard.dev"] {
+    for name in ["pipelines.trainyard.dev", "pipelineruns.trainyard.dev", "trainingjobs.trainyard.dev"] {
         let text = server().kubectl(&["get", "crd", name, "-o=json"]).unwrap();
         let crd: Value = serde_json::from_str(&text).unwrap();
         let conditions = crd["status"]["conditions"].as_array().unwrap();
@@ -138,6 +153,26 @@ fn the_definitions_are_structural_and_in_use() {
         assert_eq!(of("NamesAccepted"), Some(json!("True")));
         assert_eq!(of("NonStructuralSchema"), None);
         assert_eq!(crd["spec"]["names"]["categories"], json!(["trainyard"]));
+    }
+}
+
+#[test]
+fn a_jobs_name_must_be_one_that_its_service_can_have() {
+    let refused = |name: &str| {
+        let object = Kind::TrainingJob.object(name, job());
+        let answer = server().send(http::Method::POST, "trainingjobs?dryRun=All", &object);
+        assert!(
+            answer.accepted() || answer.message().contains("metadata.name must be at most 63"),
+            "{}",
+            answer.message()
+        );
+        !answer.accepted()
+    };
+    for name in ["a", "iris-7", &"a".repeat(63)] {
+        assert!(!refused(name), "{name}");
+    }
+    for name in ["7iris", "iris.7", &"a".repeat(64)] {
+        assert!(refused(name), "{name}");
     }
 }
 

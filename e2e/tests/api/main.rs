@@ -14,6 +14,7 @@ mod corpus;
 mod kubectl;
 mod server;
 mod size;
+mod table;
 
 use serde_json::Value;
 

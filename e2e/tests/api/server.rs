@@ -145,6 +145,7 @@ fn supervise(cluster: &Cluster, namespace: &str, lock: Option<&std::path::Path>)
 pub enum Kind {
     Pipeline,
     PipelineRun,
+    TrainingJob,
 }
 
 impl Kind {
@@ -152,6 +153,7 @@ impl Kind {
         match self {
             Self::Pipeline => "pipelines",
             Self::PipelineRun => "pipelineruns",
+            Self::TrainingJob => "trainingjobs",
         }
     }
 

@@ -1,6 +1,7 @@
 //! How large objects may be. That a write of a status does not pay for the rules again is held by the schema's own test in `crds`.
 
 use crate::server::{Answer, Kind, server};
+use http::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -50,4 +51,26 @@ fn the_largest_pipeline_is_accepted() {
 fn a_run_of_the_largest_pipeline_is_accepted() {
     let took = timed(|| server().try_create(Kind::PipelineRun, &json!({ "pipeline": pipeline(200, 16) })));
     println!("{took:?}");
+}
+
+#[test]
+fn an_edit_is_judged_like_a_create_and_a_status_is_written_beside_it() {
+    let stages = |needs: &str| {
+        json!({"stages": [
+            {"name": "a", "container": {"image": "i", "command": ["c"]}},
+            {"name": "b", "container": {"image": "i", "command": ["c"]}, "dependsOn": [needs]},
+            {"name": "c", "container": {"image": "i", "command": ["c"]}},
+        ]})
+    };
+    server().create(Kind::Pipeline, "edited", &stages("a"));
+    let status = server().send(Method::PATCH, "pipelines/edited/status", &json!({"status": {"activeRuns": 1}}));
+    assert!(status.accepted(), "{}", status.message());
+    let refused = server().send(Method::PATCH, "pipelines/edited", &json!({"spec": stages("c")}));
+    assert!(
+        refused.message().contains("dependsOn may only name stages listed before the stage"),
+        "{}",
+        refused.message()
+    );
+    let labelled = server().send(Method::PATCH, "pipelines/edited", &json!({"metadata": {"labels": {"x": "y"}}}));
+    assert!(labelled.accepted(), "{}", labelled.message());
 }

@@ -1,6 +1,6 @@
 //! Cancel, terminate, suspend, resume and rerun, all by kubectl.
 
-use crate::world::{Story, stage};
+use crate::world::{HELD, Story, bucket_of_all, script, stage};
 
 const LONG: &str = r###"
 stages:
@@ -70,14 +70,14 @@ fn suspend_holds_the_next_stage_until_resumed() {
     let story = Story::new("suspend");
     story.run(
         "held",
-        r###"
-stages:
-- {name: a, container: {command: [sleep, "3"]}}
-- {name: b, container: {command: ["true"]}, dependsOn: [a]}
-"###,
+        &format!(
+            "stages:\n- {{name: a, container: {{script: {}}}}}\n- {{name: b, container: {{command: [\"true\"]}}, dependsOn: [a]}}\n",
+            script(HELD)
+        ),
     );
     story.stage_until("held", "a", "Running");
     patch(&story, "held", r###"{"suspend": true}"###);
+    story.release("held", "a");
     let run = story.until("plr/held", "Suspended", |run| run["status"]["phase"] == "Suspended");
     assert_eq!(
         (&stage(&run, "a")["phase"], &stage(&run, "b")["phase"]),
@@ -91,6 +91,7 @@ stages:
 #[test]
 fn rerun_from_failure_keeps_what_succeeded() {
     let story = Story::new("rerun");
+    let go = format!("go/{}", story.namespace());
     let pipeline = r###"
 stages:
 - name: make
@@ -101,14 +102,17 @@ stages:
   inputs: [{name: go, uri: "s3://trainyard/GO", optional: true}, {name: x, from: make.x}]
   outputs: [{name: copy}]
 "###
-    .replace("trainyard/GO", &format!("trainyard/{}", story.namespace()));
+    .replace("trainyard/GO", &format!("trainyard/{go}"));
+    let bucket = bucket_of_all();
+    if bucket.list("trainyard", "go").unwrap().contains(&go) {
+        // Left by an earlier run of this story.
+        bucket.delete("trainyard", &go).unwrap();
+    }
     story.run("first", &pipeline);
     let first = story.finished("first");
     assert_eq!(first["status"]["phase"], "Failed", "{first:#}");
     // What was missing comes, and only what failed runs again.
-    let access = e2e::store::access(e2e::store::NAMESPACE);
-    let store = e2e::bucket::Connection::open(crate::world::cluster(), e2e::store::NAMESPACE, &access).unwrap();
-    store.put("trainyard", story.namespace(), b"go".to_vec()).unwrap();
+    bucket.put("trainyard", &go, b"go".to_vec()).unwrap();
     story.apply(
         "apiVersion: trainyard.dev/v1alpha1\nkind: PipelineRun\nmetadata: {name: second}\nspec: {rerun: {of: first}}\n",
     );

@@ -36,6 +36,16 @@ finally:
 }
 
 #[test]
+fn a_program_that_a_signal_ends_says_which() {
+    let story = Story::new("signal");
+    story.run("signal", "stages:\n- {name: a, container: {command: [sh, -c, 'echo before; kill -SEGV $$']}}\n");
+    let run = story.finished("signal");
+    assert_eq!((&run["status"]["reason"], &stage(&run, "a")["attempt"]), (&"UserError".into(), &1.into()), "{run:#}");
+    assert!(run["status"]["message"].as_str().unwrap().contains("SIGSEGV"), "{run:#}");
+    assert_eq!(stage(&run, "a")["lastLines"].as_str().unwrap().trim(), "before", "{run:#}");
+}
+
+#[test]
 fn a_stage_is_repeated_within_its_budget() {
     let story = Story::new("retry");
     story.run(
@@ -74,6 +84,8 @@ fn out_of_memory_says_so_for_the_program_and_for_its_children() {
             (&"Failed".into(), &"OOMKilled".into()),
             "{run:#}"
         );
+        let message = stage(&run, name)["message"].as_str().unwrap();
+        assert!(message.contains("limit 64 MiB, peak 6") && message.contains("resources.limits.memory"), "{message}");
     }
 }
 
@@ -90,11 +102,21 @@ stages:
 - name: link
   container: {script: "#!/bin/sh\nln -s /etc/passwd $TRAINYARD_OUT_MODEL\n"}
   outputs: [{name: model}]
+- name: fifo
+  container: {script: "#!/bin/sh\nmkfifo $TRAINYARD_OUT_MODEL\n"}
+  outputs: [{name: model}]
+- name: folder
+  container: {script: "#!/bin/sh\nmkdir $TRAINYARD_OUT_MODEL && ln -s /proc/1/environ $TRAINYARD_OUT_MODEL/environ\n"}
+  outputs: [{name: model}]
 "###,
     );
     let run = story.finished("empty");
     assert_eq!(stage(&run, "missing")["reason"], "OutputMissing", "{run:#}");
-    assert_eq!(stage(&run, "link")["reason"], "OutputUnsafe", "{run:#}");
+    for name in ["link", "fifo", "folder"] {
+        let row = stage(&run, name);
+        assert_eq!((row["reason"].as_str(), row["attempt"].as_u64()), (Some("OutputUnsafe"), Some(1)), "{row:#}");
+        assert!(row["message"].as_str().unwrap().contains("model"), "{row:#}");
+    }
 }
 
 #[test]

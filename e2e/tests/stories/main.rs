@@ -6,6 +6,16 @@
 
 mod control;
 mod failure;
+mod frameworks;
+mod images;
 mod install;
+mod jobs;
+mod pods;
+mod queue;
+mod queued;
+mod refusals;
+mod secrets;
+mod store;
 mod success;
+mod training;
 mod world;

@@ -52,29 +52,6 @@ fn a_chain_passes_data_results_and_metrics() {
 }
 
 #[test]
-fn deleting_the_operator_in_the_middle_changes_nothing() {
-    let story = Story::new("operator-killed");
-    story.run("chain", &delayed(8));
-    let before = story.stage_until("chain", "second", "Running");
-    kubectl(&[
-        "--namespace",
-        "trainyard-system",
-        "delete",
-        "pod",
-        "--selector",
-        "app.kubernetes.io/name=trainyard",
-        "--grace-period=0",
-        "--force",
-    ]);
-    let run = story.finished("chain");
-    assert_eq!(run["status"]["phase"], "Succeeded", "{run:#}");
-    assert_eq!(stage(&run, "second")["pod"], stage(&before, "second")["pod"]);
-    assert_eq!(stage(&run, "second")["attempt"], 1);
-    let pods = story.kubectl(&["get", "pods", "--output", "name"]);
-    assert_eq!(pods.lines().count(), 3, "{pods}");
-}
-
-#[test]
 fn a_killed_pod_is_a_disruption_and_the_result_is_the_same() {
     let story = Story::new("pod-killed");
     story.run("chain", &delayed(6));
@@ -113,7 +90,7 @@ fn hello_says_hello() {
 #[test]
 fn the_demo_trains_a_model_that_is_good_enough() {
     cluster();
-    demo::run(e2e::cluster::DEFAULT_NAME).unwrap();
+    demo::run(&e2e::cluster::default_name()).unwrap();
     let runs =
         kubectl(&["--namespace", "iris", "get", "plr", "--sort-by=.metadata.creationTimestamp", "--output", "json"]);
     let runs: serde_json::Value = serde_json::from_str(&runs).unwrap();

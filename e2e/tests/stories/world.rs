@@ -1,9 +1,11 @@
 //! What every story stands on: the cluster with Trainyard in it, and a namespace of its own.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::{OnceLock, mpsc};
+use std::time::{Duration, Instant};
 
+use e2e::bucket::Connection;
 use e2e::cluster::{self, Cluster, Options};
 use e2e::{command, demo, image, install, store};
 use serde_json::Value;
@@ -15,7 +17,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 pub(crate) fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(|| {
-        let cluster = Cluster::up(Options::full(cluster::DEFAULT_NAME)).unwrap();
+        let cluster = Cluster::up(Options::full(&cluster::default_name())).unwrap();
         store::up(&cluster, store::NAMESPACE).unwrap();
         install::up(&cluster, &[&demo::default_store()]).unwrap();
         cluster
@@ -83,6 +85,17 @@ impl Story {
 
     /// Waits for an object to be as asked, by watching it.
     pub(crate) fn until(&self, object: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        self.until_within(LIMIT, object, what, holds)
+    }
+
+    /// [`Story::until`] where users are told by when they see it.
+    pub(crate) fn until_within(
+        &self,
+        limit: Duration,
+        object: &str,
+        what: &str,
+        holds: impl Fn(&Value) -> bool,
+    ) -> Value {
         let mut watch = Watch(
             cluster()
                 .kubectl()
@@ -95,7 +108,7 @@ impl Story {
                     "--output",
                     "json",
                 ])
-                .args(["--request-timeout", &format!("{}s", LIMIT.as_secs())])
+                .args(["--request-timeout", &format!("{}s", limit.as_secs())])
                 .args(["--field-selector", &format!("metadata.name={}", object.split('/').nth(1).unwrap())])
                 .stdout(Stdio::piped())
                 .stderr(Stdio::null())
@@ -110,7 +123,7 @@ impl Story {
             }
             last = value;
         }
-        panic!("{object} in {}: {what} did not come within {LIMIT:?}; it was last:\n{last:#}", self.namespace);
+        panic!("{object} in {}: {what} did not come within {limit:?}; it was last:\n{last:#}", self.namespace);
     }
 
     /// Waits for a run's end as users do, and returns it.
@@ -131,15 +144,109 @@ impl Story {
         })
     }
 
+    /// The Pod of a stage's last attempt, as the run's status names it.
+    pub(crate) fn pod(&self, run: &str, stage_name: &str) -> String {
+        let run = self.get(&format!("plr/{run}")).unwrap();
+        stage(&run, stage_name)["pod"].as_str().unwrap().to_owned()
+    }
+
+    /// Lets a stage go on whose script waits for it, see [`HELD`].
+    pub(crate) fn release(&self, run: &str, stage_name: &str) {
+        let pod = self.pod(run, stage_name);
+        self.kubectl(&["exec", &pod, "--", "touch", "/trainyard/tmp/go"]);
+    }
+
+    /// Waits for a line of a Pod's log. The container has started.
+    pub(crate) fn log_until(&self, pod: &str, text: &str) {
+        let mut kubectl = cluster().kubectl();
+        kubectl.args(["--namespace", &self.namespace, "logs", "--follow", pod]);
+        let mut follow = Watch(kubectl.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+        let lines = BufReader::new(follow.0.stdout.take().unwrap()).lines();
+        let (sender, receiver) = mpsc::channel();
+        // A read has no time limit of its own. The thread ends with the process that it reads from.
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let end = Instant::now() + LIMIT;
+        let mut log = String::new();
+        while let Ok(line) = receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            if line.contains(text) {
+                return;
+            }
+            log.push_str(&line);
+            log.push('\n');
+        }
+        panic!("the log of Pod {pod} in {} does not come to {text:?}:\n{log}", self.namespace);
+    }
+
+    /// What `kubectl` shows of the events of a run: a line each with type, reason and message.
+    pub(crate) fn events(&self, run: &str) -> String {
+        let columns = "custom-columns=TYPE:.type,REASON:.reason,MESSAGE:.message";
+        let regarding = format!("involvedObject.kind=PipelineRun,involvedObject.name={run}");
+        self.kubectl(&["get", "events", "--field-selector", &regarding, "--output", columns])
+    }
+
+    /// An S3 store in this namespace, as `store:` of a pipeline. It can be taken away without harm to others; its data is gone then.
+    pub(crate) fn own_store(&self) -> String {
+        let access = store::up(cluster(), &self.namespace).unwrap();
+        format!(
+            "store: {{uri: s3://{}/own, s3: {{endpoint: '{}', region: {}}}, credentials: {{secretName: store}}}}\n",
+            store::BUCKET,
+            access.endpoint,
+            store::REGION
+        )
+    }
+
+    /// Takes the store of this namespace away.
+    pub(crate) fn stop_store(&self) {
+        self.kubectl(&["scale", "deployment/store", "--replicas=0"]);
+        self.kubectl(&["wait", "--for=delete", "pod", "--selector=app=store", "--timeout=60s"]);
+    }
+
+    /// Brings the store of this namespace back, empty.
+    pub(crate) fn start_store(&self) {
+        self.kubectl(&["scale", "deployment/store", "--replicas=1"]);
+        self.kubectl(&["rollout", "status", "deployment/store", "--timeout=120s"]);
+    }
+
+    /// A connection to the store of this namespace.
+    pub(crate) fn own_bucket(&self) -> Connection {
+        Connection::open(cluster(), &self.namespace, &store::access(&self.namespace)).unwrap()
+    }
+
     /// Reads a file of a published output.
     pub(crate) fn artifact(&self, run: &Value, stage_name: &str, output: &str, file: &str) -> String {
-        let outputs = stage(run, stage_name)["outputs"].as_array().unwrap().clone();
-        let uri = outputs.iter().find(|known| known["name"] == output).unwrap()["uri"].as_str().unwrap().to_owned();
-        let (bucket, prefix) = uri.strip_prefix("s3://").unwrap().split_once('/').unwrap();
-        let connection =
-            e2e::bucket::Connection::open(cluster(), store::NAMESPACE, &store::access(store::NAMESPACE)).unwrap();
-        String::from_utf8(connection.get(bucket, &format!("{prefix}{file}")).unwrap()).unwrap()
+        let (bucket, prefix) = place(run, stage_name, output);
+        String::from_utf8(bucket_of_all().get(&bucket, &format!("{prefix}{file}")).unwrap()).unwrap()
     }
+}
+
+/// Waits for what nobody tells of.
+pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < end, "{what} did not come within {LIMIT:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The first line of a script that waits until [`Story::release`].
+pub(crate) const HELD: &str = "until test -e \"$TMPDIR/go\"; do sleep 0.1; done";
+
+/// A script of a stage as YAML.
+pub(crate) fn script(lines: &str) -> String {
+    serde_json::to_string(&format!("#!/bin/sh\n{lines}\n")).unwrap()
+}
+
+/// A connection to the store that all stories share.
+pub(crate) fn bucket_of_all() -> Connection {
+    Connection::open(cluster(), store::NAMESPACE, &store::access(store::NAMESPACE)).unwrap()
+}
+
+/// Bucket and prefix of a published output.
+pub(crate) fn place(run: &Value, stage_name: &str, output: &str) -> (String, String) {
+    let outputs = stage(run, stage_name)["outputs"].as_array().unwrap();
+    let uri = outputs.iter().find(|known| known["name"] == output).unwrap()["uri"].as_str().unwrap();
+    let (bucket, prefix) = uri.strip_prefix("s3://").unwrap().split_once('/').unwrap();
+    (bucket.to_owned(), prefix.to_owned())
 }
 
 impl Drop for Story {

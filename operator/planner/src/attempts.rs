@@ -46,6 +46,20 @@ impl Pass<'_> {
         for node in nodes {
             self.attempt(node);
         }
+        self.late_comers();
+    }
+
+    /// A Pod of a stage that was not to run is stopped, whenever it is seen.
+    fn late_comers(&mut self) {
+        let observed = self.observed;
+        for (stage, attempt) in observed.iter() {
+            if let Some(node) = self.graph.position(stage)
+                && matches!(self.prior(node).phase, StagePhase::Cancelled | StagePhase::Skipped)
+                && !matches!(attempt.state, AttemptState::Ended(_))
+            {
+                self.stop(node, attempt);
+            }
+        }
     }
 
     fn attempt(&mut self, node: usize) {
@@ -316,7 +330,7 @@ fn explained(reason: &str, message: &str) -> String {
 }
 
 /// At most `limit` characters.
-fn shortened(text: &str, limit: usize) -> String {
+pub(crate) fn shortened(text: &str, limit: usize) -> String {
     if text.chars().count() <= limit {
         text.to_owned()
     } else {

@@ -9,6 +9,12 @@ use serde_json::Value;
 use trainyard_crds::condition::Reason;
 
 use crate::SpecProblem;
+use crate::attempts::shortened;
+
+mod cost;
+
+/// Characters of a condition, or of what it is about, that a message has room for.
+const SHOWN: usize = 200;
 
 /// A parsed condition.
 #[derive(Clone)]
@@ -53,14 +59,21 @@ pub(crate) struct NoValue {
 }
 
 impl Expression {
-    /// The text that was parsed.
-    pub(crate) fn source(&self) -> &str {
-        &self.source
+    /// The text that was parsed, as a message has room for it.
+    pub(crate) fn source(&self) -> String {
+        shortened(&self.source, SHOWN)
     }
 
     /// Parses a condition and finds what it reads.
     pub(crate) fn parse(source: &str, path: &str) -> Result<Self, SpecProblem> {
         let invalid = |message: String| SpecProblem::new(Reason::InvalidExpression, path, message);
+        let operators = cost::operators(source);
+        if operators > cost::OPERATORS {
+            return Err(invalid(format!(
+                "has {operators} operators, and {} are allowed: compute it in a stage that writes a result, and read that",
+                cost::OPERATORS
+            )));
+        }
         let program = Program::compile(source)
             .map_err(|error| invalid(format!("does not parse: {}", error.to_string().replace('\n', " "))))?;
         let mut names = Names::default();
@@ -93,19 +106,22 @@ impl Expression {
         context.add_variable_from_value("params", map(&scope.params));
         context.add_variable_from_value("stages", map(&scope.stages));
         context.add_variable_from_value("run", map(&scope.run));
-        match self.program.execute(&context) {
+        let (expression, meter) = cost::metered(self.program.expression(), scope, &mut context);
+        let value = if meter.is_over() { Ok(Cel::Null) } else { Cel::resolve(&expression, &context) };
+        let source = shortened(&self.source, SHOWN);
+        let no_value = |message| Err(NoValue { key: None, message });
+        match value {
+            _ if meter.is_over() => no_value(format!(
+                "`{source}` takes more than {} steps: compare shorter lists, or compute it in a stage that writes a result",
+                cost::STEPS
+            )),
             Ok(Cel::Bool(value)) => Ok(value),
-            Ok(other) => Err(NoValue {
-                key: None,
-                message: format!("`{}` gives a {} and not true or false", self.source, other.type_of()),
-            }),
+            Ok(other) => no_value(format!("`{source}` gives a {} and not true or false", other.type_of())),
             Err(ExecutionError::NoSuchKey(key)) => Err(NoValue {
-                message: format!("`{}` cannot be evaluated: no stage has written {key}", self.source),
+                message: format!("`{source}` cannot be evaluated: no stage has written {}", shortened(&key, SHOWN)),
                 key: Some(key.to_string()),
             }),
-            Err(error) => {
-                Err(NoValue { key: None, message: format!("`{}` cannot be evaluated: {error}", self.source) })
-            }
+            Err(error) => no_value(format!("`{source}` cannot be evaluated: {}", shortened(&error.to_string(), SHOWN))),
         }
     }
 }
@@ -327,5 +343,94 @@ mod tests {
         assert!(reason("stages.my-train.phase == 'x'").message.contains("stages[\"my-stage\"]"));
         assert!(value("params.n").unwrap_err().contains("not true or false"));
         assert!(value("stages['my-train'].metrics.f1 > 1.0").unwrap_err().contains("cannot be evaluated"));
+    }
+    /// What the operator's threads have.
+    const STACK: usize = 2 << 20;
+
+    /// What becomes of a condition on a thread of the operator: a value, or why there is none.
+    fn on_a_thread(source: String) -> Result<bool, String> {
+        let evaluate = move || {
+            let parsed = Expression::parse(&source, "when").map_err(|problem| problem.message)?;
+            parsed.evaluate(&scope()).map_err(|no_value| no_value.message)
+        };
+        std::thread::Builder::new().stack_size(STACK).spawn(evaluate).unwrap().join().unwrap()
+    }
+
+    #[test]
+    fn as_deep_as_allowed_fits_the_stack_and_deeper_is_refused() {
+        for (start, one, end) in [
+            ("1", " + 1", " > 0"),
+            ("true", " && true", ""),
+            ("true", " == true", ""),
+            ("", "true ? true : ", "true"),
+            ("params.tags", "[0]", " == 'a'"),
+            ("params.tags", ".a", " == 'a'"),
+            ("1", " in [1]", ""),
+            ("'a'", ".size()", " > 0"),
+            ("", "!", "true"),
+        ] {
+            let of = |count: usize| format!("{start}{}{end}", one.repeat(count));
+            let most = (1..).take_while(|count| cost::operators(&of(*count)) <= cost::OPERATORS).last().unwrap();
+            let refused = |result: &Result<bool, String>| result.as_ref().is_err_and(|why| why.contains("are allowed"));
+            assert!(!refused(&on_a_thread(of(most))), "{one}");
+            assert!(refused(&on_a_thread(of(most + 1))), "{one}");
+            assert!(refused(&on_a_thread(of(4096 / one.len()))), "{one}");
+        }
+        let nested = |open: &str, close: &str| format!("{}{}", open.repeat(100), close.repeat(100));
+        for source in [nested("(", ")"), nested("[", "]"), nested("-(", ")"), nested("{1:", "}"), nested("size(", ")")]
+        {
+            on_a_thread(source).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_condition_that_takes_too_long_has_no_value() {
+        let numbers = format!("[{}]", ["0"; 10].join(", "));
+        let nested = |depth: usize, call: &str| {
+            let last = call == "all";
+            format!("{}{last}{}", format!("{numbers}.{call}(x, ").repeat(depth), ")".repeat(depth))
+        };
+        assert_eq!(value(&nested(3, "all")), Ok(true));
+        assert_eq!(value(&nested(3, "exists")), Ok(false));
+        for source in [
+            nested(7, "all"),
+            nested(7, "exists"),
+            format!("{} == []", nested(7, "map")),
+            format!("{numbers}.map(a, {numbers}.map(b, {numbers}.map(c, {numbers}))).all(x, {})", nested(4, "all")),
+        ] {
+            let why = value(&source).unwrap_err();
+            assert!(why.contains("takes more than 1000000 steps"), "{source}: {why}");
+            assert!(why.len() < 500, "{why}");
+        }
+    }
+
+    #[test]
+    fn long_values_cost_what_handling_them_costs() {
+        let mut scope = scope();
+        scope.params.insert("names".into(), (0..4_000).map(|n| json!(format!("n{n}"))).collect());
+        scope.params.insert("text".into(), json!("x".repeat(32_000)));
+        let value = |source: &str| {
+            Expression::parse(source, "when").unwrap().evaluate(&scope).map_err(|no_value| no_value.message)
+        };
+        assert_eq!(value("params.names.exists(n, n == 'n3999')"), Ok(true));
+        assert_eq!(value("'n3999' in params.names && params.names.size() == 4000"), Ok(true));
+        assert_eq!(value("params.text + params.text != params.text"), Ok(true));
+        for source in [
+            "params.names.all(a, params.names.all(b, true))",
+            "params.names.all(a, a in params.names)",
+            "params.names.map(a, params.text + a).size() > 0",
+            "params.names.map(a, params.names).size() > 0",
+        ] {
+            let why = value(source).unwrap_err();
+            assert!(why.contains("steps"), "{source}: {why}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_a_condition_is_short() {
+        let source = format!("params.tags[0] + '{}' > 3", "x".repeat(3_000));
+        let parsed = Expression::parse(&source, "when").unwrap();
+        assert!(parsed.source().len() <= SHOWN);
+        assert!(parsed.evaluate(&scope()).unwrap_err().message.len() < 3 * SHOWN);
     }
 }

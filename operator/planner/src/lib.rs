@@ -23,6 +23,7 @@ mod schedule;
 mod status;
 mod step;
 mod template;
+pub mod training;
 
 pub use error::SpecProblem;
 pub use graph::{Graph, Node, Section};

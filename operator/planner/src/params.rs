@@ -107,6 +107,10 @@ fn check(param: &Param, value: &Value, path: &str) -> Result<Value, SpecProblem>
             "{size} bytes are too many, {VALUE_LIMIT} are allowed: pass large data as an input"
         )));
     }
+    if step_protocol::nests_too_deep(value) {
+        let limit = step_protocol::NESTING_LIMIT;
+        return Err(invalid(format!("is nested deeper than {limit} levels: pass such data as an input")));
+    }
     let fits = match kind {
         ValueType::String => value.is_string(),
         ValueType::Integer => value.is_i64() || value.as_f64().is_some_and(|n| n.fract() == 0.0 && n.abs() < 9.0e15),
@@ -212,6 +216,11 @@ mod tests {
         );
         let large = problem(json!({"name": "a"}), json!({"a": "x".repeat(33 * 1024)}));
         assert!(large.contains("too many, 32768 are allowed"), "{large}");
+        let deep = (0..65).fold(json!([]), |inner, _| json!([inner]));
+        assert_eq!(
+            problem(json!({"name": "a", "type": "list"}), json!({"a": deep})),
+            "ParameterInvalid spec.params.a: is nested deeper than 64 levels: pass such data as an input"
+        );
     }
 
     #[test]

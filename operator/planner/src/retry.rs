@@ -50,19 +50,28 @@ impl Policy {
         }
     }
 
-    /// Decides on an attempt that failed, given the failures before it.
-    pub(crate) fn decide(&self, before: FailureCounts, ended: &Ended, now: Timestamp) -> Decision {
+    /// When to try again after so many tries that were nobody's failure.
+    pub(crate) fn after(&self, tries: u32, now: Timestamp) -> Timestamp {
+        later(now, (self.initial * self.factor.powi(exponent(tries))).min(self.max))
+    }
+
+    /// Whose fault a failure is: as the first rule says that its exit code matches, else as it is.
+    pub(crate) fn class(&self, ended: &Ended) -> Class {
         let action = ended
             .exit_code
             .and_then(|code| self.rules.iter().find(|rule| rule.exit_codes.contains(&code)))
             .map(|rule| rule.action);
-        let class = match action {
+        match action {
             Some(RetryAction::Fail) => Class::Fatal,
             Some(RetryAction::Retry) => Class::User,
             Some(RetryAction::RetryInfra) => Class::Infra,
             None => ended.class,
-        };
-        match class {
+        }
+    }
+
+    /// Decides on an attempt that failed, given the failures before it.
+    pub(crate) fn decide(&self, before: FailureCounts, ended: &Ended, now: Timestamp) -> Decision {
+        match self.class(ended) {
             Class::User => {
                 let failures = FailureCounts { user: before.user.saturating_add(1), ..before };
                 if before.user >= self.limit {

@@ -159,6 +159,16 @@ pub fn plan(graph: &Graph, run: &Run<'_>, observed: &Observed, now: Timestamp) -
     pass.finish()
 }
 
+/// Whether a waiting stage may have begun.
+enum Beginning {
+    /// It cannot have.
+    Impossible,
+    /// Nobody knows yet.
+    Open,
+    /// This attempt may be there.
+    Possible(u32),
+}
+
 fn is_live(phase: StagePhase) -> bool {
     matches!(phase, StagePhase::Pending | StagePhase::Running)
 }
@@ -235,13 +245,18 @@ impl<'a> Pass<'a> {
             match self.phases[node] {
                 StagePhase::Waiting | StagePhase::Retrying if self.asked.contains(&node) => {}
                 StagePhase::Waiting | StagePhase::Retrying if self.stopping(self.node(node).section()) => {
-                    if let Some(attempt) = self.may_have_begun(node) {
-                        let pod = self.pod(node, attempt);
-                        self.actions.push(Action::Confirm { node, attempt, pod });
-                        continue;
+                    match self.beginning(node) {
+                        // What it needs is asked for first.
+                        Beginning::Open => {}
+                        Beginning::Possible(attempt) => {
+                            let pod = self.pod(node, attempt);
+                            self.actions.push(Action::Confirm { node, attempt, pod });
+                        }
+                        Beginning::Impossible => {
+                            let row = self.current(node).clone();
+                            self.cancelled(node, row, self.now);
+                        }
                     }
-                    let row = self.current(node).clone();
-                    self.cancelled(node, row, self.now);
                 }
                 StagePhase::Waiting if node < main || main_ended => self.start(node),
                 StagePhase::Retrying => self.repeat(node),
@@ -256,19 +271,35 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The attempt of a waiting stage whose Pod may exist although nothing of it is known: its create may have been the last thing
-    /// that an operator before this one did.
-    fn may_have_begun(&self, node: usize) -> Option<u32> {
+    /// Whether the Pod of a waiting stage may exist although nothing of it is known: its create may have been the last thing that an
+    /// operator before this one did. It may have done so on an early report, of a success that no status tells of yet.
+    fn beginning(&self, node: usize) -> Beginning {
         let prior = self.prior(node);
         let attempt = match prior.phase {
             StagePhase::Waiting => {
-                let ready = |need: &crate::graph::Need| need.on.allows(self.phases[need.node]);
-                self.node(node).needs.iter().all(ready).then_some(1)
+                let mut open = false;
+                for need in &self.node(node).needs {
+                    let known = match self.phases[need.node] {
+                        _ if self.asked.contains(&need.node) => None,
+                        StagePhase::Waiting | StagePhase::Retrying => None,
+                        StagePhase::Pending | StagePhase::Running => Some(StagePhase::Succeeded),
+                        ended => Some(ended),
+                    };
+                    match known {
+                        Some(phase) if !need.on.allows(phase) => return Beginning::Impossible,
+                        known => open |= known.is_none(),
+                    }
+                }
+                if open {
+                    return Beginning::Open;
+                }
+                Some(1)
             }
             StagePhase::Retrying => prior.attempt.map(|attempt| attempt.saturating_add(1)),
             _ => None,
         };
-        attempt.filter(|attempt| !self.observed.is_gone(self.node(node).name(), *attempt))
+        let attempt = attempt.filter(|attempt| !self.observed.is_gone(self.node(node).name(), *attempt));
+        attempt.map_or(Beginning::Impossible, Beginning::Possible)
     }
 
     /// Whether a stage has ended so that others may start because of it: a success is kept by its commit record, and a failure only

@@ -367,7 +367,7 @@ pub fn without_rows(status: &PipelineRunStatus) -> PipelineRunStatus {
 }
 
 /// Conditions that keep the time of their last transition.
-struct Conditions<'a> {
+pub(crate) struct Conditions<'a> {
     before: &'a [Condition],
     generation: i64,
     now: Timestamp,
@@ -375,11 +375,11 @@ struct Conditions<'a> {
 }
 
 impl<'a> Conditions<'a> {
-    fn new(before: &'a [Condition], generation: i64, now: Timestamp) -> Self {
+    pub(crate) fn new(before: &'a [Condition], generation: i64, now: Timestamp) -> Self {
         Self { before, generation, now, list: Vec::with_capacity(6) }
     }
 
-    fn set(&mut self, kind: ConditionType, value: bool, reason: &str, message: &str) {
+    pub(crate) fn set(&mut self, kind: ConditionType, value: bool, reason: &str, message: &str) {
         let status = if value { "True" } else { "False" };
         let before =
             self.before.iter().find(|condition| condition.type_ == kind.as_str() && condition.status == status);
@@ -416,13 +416,16 @@ impl<'a> Conditions<'a> {
                 ConditionType::Succeeded => (reason, succeeded),
                 ConditionType::Stalled => (reason, stalled.as_str()),
                 ConditionType::Ready => (reason, ""),
-                ConditionType::Accepted | ConditionType::Finished | ConditionType::Reconciling => (phase.as_str(), ""),
+                ConditionType::Accepted
+                | ConditionType::Finished
+                | ConditionType::Suspended
+                | ConditionType::Reconciling => (phase.as_str(), ""),
             };
             self.set(kind, value, reason, message);
         }
     }
 
-    fn done(self) -> Vec<Condition> {
+    pub(crate) fn done(self) -> Vec<Condition> {
         self.list
     }
 }

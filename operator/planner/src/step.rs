@@ -51,7 +51,7 @@ pub fn artifact_uri(store: &Store, run: &Run<'_>, stage: &str, attempt: u32, out
 }
 
 /// A store as people name it.
-fn store_uri(store: &Store) -> String {
+pub(crate) fn store_uri(store: &Store) -> String {
     match (&store.uri, &store.volume) {
         (Some(uri), _) => uri.trim_end_matches('/').to_owned(),
         (None, Some(volume)) => match &volume.sub_path {
@@ -117,6 +117,8 @@ pub fn step_spec(
         timeout_seconds: current.timeout.or(context.default_timeout),
         grace_seconds: current.grace,
         report: context.report_url.map(|url| ReportSpec { url: url.to_owned() }),
+        rank: None,
+        checkpoint: None,
     })
 }
 
@@ -124,7 +126,7 @@ fn working_dir(graph: &Graph, container: &Container) -> Option<String> {
     container.working_dir.clone().or_else(|| graph.code().map(|_| format!("{}/{}", paths::ROOT, paths::CODE)))
 }
 
-fn store_spec(store: &Store) -> StoreSpec {
+pub(crate) fn store_spec(store: &Store) -> StoreSpec {
     match &store.uri {
         Some(uri) => StoreSpec {
             uri: uri.clone(),
@@ -138,7 +140,7 @@ fn store_spec(store: &Store) -> StoreSpec {
     }
 }
 
-fn step_type(kind: ValueType) -> StepType {
+pub(crate) fn step_type(kind: ValueType) -> StepType {
     match kind {
         ValueType::String => StepType::String,
         ValueType::Integer => StepType::Integer,
@@ -271,7 +273,7 @@ impl Maker<'_> {
 }
 
 /// A value as text: a string as it is, anything else as JSON.
-fn as_text(value: &Value) -> String {
+pub(crate) fn as_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),

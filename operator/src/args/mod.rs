@@ -8,6 +8,8 @@ use clap::{ArgAction, Parser, ValueEnum};
 
 pub use settings::{ArgumentError, Listen, Settings};
 
+use crate::gang::GangScheduler;
+
 const EXAMPLES: &str = "\
 Examples:
   In a cluster, as the chart starts it:
@@ -109,6 +111,20 @@ pub struct Arguments {
     /// How many runs are worked on at the same moment
     #[arg(long, env = "TRAINYARD_CONCURRENCY", value_name = "NUMBER", default_value_t = 32)]
     concurrency: u16,
+
+    /// Scheduler that places all ranks of a training or none, if the cluster has it
+    #[arg(
+        long,
+        env = "TRAINYARD_GANG_SCHEDULER",
+        value_name = "SCHEDULER",
+        default_value = "None",
+        ignore_case = true
+    )]
+    gang_scheduler: GangScheduler,
+
+    /// Its name in the `schedulerName` of Pods; the usual one if not said
+    #[arg(long, env = "TRAINYARD_GANG_SCHEDULER_NAME", value_name = "NAME")]
+    gang_scheduler_name: Option<String>,
 
     /// Format of the log
     #[arg(long, env = "TRAINYARD_LOG_FORMAT", value_name = "FORMAT", default_value = "json")]

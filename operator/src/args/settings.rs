@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use trainyard_crds::v1alpha1::{Store, duration_seconds};
 
 use super::{Arguments, LogFormat, PullPolicyArgument, RunnerMode};
+use crate::gang::GangScheduler;
 use crate::lease::LeaseSettings;
 use crate::pod::{PodSettings, PullPolicy};
 
@@ -35,6 +36,10 @@ pub struct Settings {
     pub pod_ttl: Duration,
     /// How many runs are worked on at the same moment.
     pub concurrency: u16,
+    /// Scheduler that places all ranks of a training or none.
+    pub gang_scheduler: GangScheduler,
+    /// Its name in Pods; `None` = the usual one.
+    pub gang_scheduler_name: Option<String>,
     /// Format of the log.
     pub log_format: LogFormat,
     /// What is logged, as a filter that is known to be one.
@@ -154,6 +159,8 @@ impl TryFrom<Arguments> for Settings {
             pod_ttl,
             run_as_user,
             concurrency,
+            gang_scheduler,
+            gang_scheduler_name,
             log_format,
             log_level,
         } = arguments;
@@ -185,6 +192,8 @@ impl TryFrom<Arguments> for Settings {
                 .transpose()?,
             pod_ttl: parse_duration("--pod-ttl", &pod_ttl)?,
             concurrency,
+            gang_scheduler,
+            gang_scheduler_name: gang_scheduler_name.filter(|name| !name.is_empty()),
             log_format,
             log_level,
         })

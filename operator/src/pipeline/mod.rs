@@ -4,7 +4,7 @@ mod report;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -14,13 +14,14 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Resource, ResourceExt};
 use tokio::sync::mpsc::UnboundedReceiver;
-use trainyard_crds::v1alpha1::{Pipeline, PipelineRun};
+use trainyard_crds::v1alpha1::{Pipeline, PipelineRun, PipelineStatus};
 use trainyard_planner::Graph;
 
 use crate::apply::{WriteError, Writer};
 use crate::audit::audited;
 use crate::context::Context;
 use crate::health::Readiness;
+use crate::pace::Pace;
 use crate::status_patch;
 use crate::survive::survive;
 
@@ -112,11 +113,42 @@ async fn look(pipeline: &Guarded, context: &Context) -> Result<Action, WriteErro
     if pipeline.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
+    let (namespace, uid) = (pipeline.namespace().unwrap_or_default(), pipeline.uid().unwrap_or_default());
+    let judged = pipeline.status.as_ref().map(|status| status.observed_generation);
+    if judged == pipeline.metadata.generation
+        && let Some(rest) = context.memory.rest(&uid, Instant::now())
+    {
+        // Only its runs have moved: they are counted together with those that move meanwhile.
+        return Ok(Action::requeue(rest));
+    }
+    let writer = Writer::new(context.client.clone());
+    let mut status = judge(context, pipeline).await?;
+    match write(context, pipeline, &status).await {
+        Err(WriteError::Conflict(what)) => {
+            // What the watch showed is old: what is there decides, if its spec is still the one that was judged. The status is made
+            // anew from it, since it knows of runs that the old one does not.
+            let live = writer.read_pipeline(&namespace, &pipeline.name_any()).await?;
+            let same = |live: &Pipeline| {
+                live.uid() == pipeline.uid() && live.metadata.generation == pipeline.metadata.generation
+            };
+            let Some(live) = live.filter(same) else { return Err(WriteError::Conflict(what)) };
+            status = judge(context, &live).await?;
+            write(context, &live, &status).await?;
+        }
+        result => result?,
+    }
+    if let Some(last) = &status.last_run {
+        context.memory.recorded(&namespace, &pipeline.name_any(), last);
+    }
+    Ok(Action::await_change())
+}
+
+/// What its status is to say.
+async fn judge(context: &Context, pipeline: &Pipeline) -> Result<PipelineStatus, WriteError> {
     let namespace = pipeline.namespace().unwrap_or_default();
     let graph = Graph::new(&pipeline.spec, context.settings.default_store.as_ref());
     let mut runs = active_runs(context, &namespace, &pipeline.name_any()).await?;
     let mut prior = pipeline.status.clone().unwrap_or_default();
-    let before = prior.clone();
     if let Some(last) = &prior.last_run
         && !last.phase.is_terminal()
         && !runs.contains_key(&last.name)
@@ -125,41 +157,24 @@ async fn look(pipeline: &Guarded, context: &Context) -> Result<Action, WriteErro
         let live = Writer::new(context.client.clone()).read_run(&namespace, &last.name).await?;
         prior.last_run = live.as_ref().and_then(report::last_run);
         // Or the watch is behind, and it is active.
-        runs.extend(live.map(|live| (live.name_any(), live)));
+        runs.extend(live.map(|live| (live.name_any(), Arc::new(live))));
     }
-    let status =
-        report::status(&prior, pipeline.metadata.generation.unwrap_or_default(), &graph, &runs, Timestamp::now());
-    if status != before
-        && let Ok(value) = serde_json::to_value(&status)
-    {
-        write(context, pipeline, value).await?;
-    }
-    if let Some(last) = &status.last_run {
-        context.memory.recorded(&namespace, &pipeline.name_any(), last);
-    }
-    Ok(Action::await_change())
+    let generation = pipeline.metadata.generation.unwrap_or_default();
+    Ok(report::status(&prior, generation, &graph, &runs, Timestamp::now()))
 }
 
-/// Writes the status. What the watch showed may be old: then what is there decides, if its spec is still the one that was judged.
-async fn write(context: &Context, pipeline: &Pipeline, status: serde_json::Value) -> Result<(), WriteError> {
-    let writer = Writer::new(context.client.clone());
-    let patch = |pipeline: &Pipeline| {
-        status_patch::whole_patch(&pipeline.resource_version().unwrap_or_default(), status.clone())
-    };
-    match writer.patch_pipeline_status(pipeline, patch(pipeline)).await {
-        Err(WriteError::Conflict(what)) => {
-            let live = writer.read_pipeline(&pipeline.namespace().unwrap_or_default(), &pipeline.name_any()).await?;
-            match live {
-                Some(live)
-                    if live.uid() == pipeline.uid() && live.metadata.generation == pipeline.metadata.generation =>
-                {
-                    writer.patch_pipeline_status(&live, patch(&live)).await
-                }
-                _ => Err(WriteError::Conflict(what)),
-            }
-        }
-        result => result,
+/// Writes the status if it says something new.
+async fn write(context: &Context, pipeline: &Pipeline, status: &PipelineStatus) -> Result<(), WriteError> {
+    if pipeline.status.as_ref() == Some(status) {
+        return Ok(());
     }
+    let Ok(value) = serde_json::to_value(status) else { return Ok(()) };
+    let patch = status_patch::whole_patch(&pipeline.resource_version().unwrap_or_default(), value);
+    let began = Instant::now();
+    Writer::new(context.client.clone()).patch_pipeline_status(pipeline, patch).await?;
+    let ended = Instant::now();
+    context.memory.paced(&pipeline.uid().unwrap_or_default(), Pace::after(began, ended, 1), ended);
+    Ok(())
 }
 
 /// The runs of a Pipeline that have not left the watch, by name.
@@ -167,14 +182,14 @@ async fn active_runs(
     context: &Context,
     namespace: &str,
     pipeline: &str,
-) -> Result<BTreeMap<String, PipelineRun>, WriteError> {
+) -> Result<BTreeMap<String, Arc<PipelineRun>>, WriteError> {
     Ok(context
         .memory
         .runs()
         .into_iter()
         .filter(|run| run.namespace().as_deref() == Some(namespace))
         .filter(|run| is_of(run, pipeline))
-        .map(|run| (run.name_any(), (*run).clone()))
+        .map(|run| (run.name_any(), run))
         .collect())
 }
 

@@ -1,6 +1,7 @@
 //! A Pipeline's status: a function of its spec, its runs and the time. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -13,7 +14,7 @@ pub(super) fn status(
     prior: &PipelineStatus,
     generation: i64,
     graph: &Result<Graph, SpecProblem>,
-    runs: &BTreeMap<String, PipelineRun>,
+    runs: &BTreeMap<String, Arc<PipelineRun>>,
     now: Timestamp,
 ) -> PipelineStatus {
     let (good, reason, message) = match graph {
@@ -34,7 +35,10 @@ pub(super) fn status(
         }
     };
     let active = runs.values().filter(|run| !ended(run)).count();
-    let newest = runs.values().filter_map(last_run).max_by(|a, b| (a.created.0, &a.name).cmp(&(b.created.0, &b.name)));
+    let newest = runs
+        .values()
+        .filter_map(|run| last_run(run))
+        .max_by(|a, b| (a.created.0, &a.name).cmp(&(b.created.0, &b.name)));
     let last_run = match (newest, &prior.last_run) {
         // The one that was last may have left the watch since.
         (Some(newest), Some(known)) if newest.created.0 < known.created.0 => Some(known.clone()),
@@ -74,10 +78,10 @@ mod tests {
     use serde_json::json;
     use trainyard_crds::v1alpha1::RunPhase;
 
-    fn run(name: &str, created: &str, phase: &str) -> (String, PipelineRun) {
+    fn run(name: &str, created: &str, phase: &str) -> (String, Arc<PipelineRun>) {
         let run = json!({"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun",
             "metadata": {"name": name, "creationTimestamp": created}, "spec": {}, "status": {"phase": phase}});
-        (name.to_owned(), serde_json::from_value(run).unwrap())
+        (name.to_owned(), Arc::new(serde_json::from_value(run).unwrap()))
     }
 
     fn graph(command: &str) -> Result<Graph, SpecProblem> {

@@ -8,16 +8,16 @@ use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use trainyard_crds::condition::Reason;
-use trainyard_crds::names;
 use trainyard_crds::v1alpha1::{
     CachedFrom, PipelineRun, PipelineRunStatus, PipelineSpec, RerunStages, Resolved, StageStatus,
 };
-use trainyard_planner::{Graph, SpecProblem, initial, params_digest, resolve_params, reuse};
+use trainyard_planner::{SpecProblem, initial, params_digest, resolve_params, reuse};
 
 use super::RunError;
 use crate::apply::Writer;
 use crate::context::Context;
 use crate::memory::{Frozen, RunMemory, lock};
+use crate::revisions::Definition;
 
 /// Whether a run can go on.
 pub(super) enum Accepted {
@@ -62,16 +62,25 @@ async fn recover(
 ) -> Result<Accepted, RunError> {
     let writer = Writer::new(context.client.clone());
     let namespace = run.namespace().unwrap_or_default();
-    let Some(revision) = read(&writer, &namespace, &status.revision).await? else {
-        let message = format!(
-            "ControllerRevision {} is gone, which kept the pipeline of this run: create another run",
-            status.revision
-        );
-        return Ok(Accepted::No(Reason::PipelineNotFound, message));
+    let definition = match context.revisions.known(&namespace, &status.revision) {
+        Some(definition) => definition,
+        None => {
+            let Some(revision) = read(&writer, &namespace, &status.revision).await? else {
+                let message = format!(
+                    "ControllerRevision {} is gone, which kept the pipeline of this run: create another run",
+                    status.revision
+                );
+                return Ok(Accepted::No(Reason::PipelineNotFound, message));
+            };
+            match Definition::new(&revision.spec, revision.given) {
+                Ok(definition) => context.revisions.share(&namespace, &status.revision, definition),
+                Err(problem) => return Ok(Accepted::No(problem.reason, problem.to_string())),
+            }
+        }
     };
-    let given = revision.given.as_ref().unwrap_or(&run.spec.params);
-    let frozen = match freeze(&revision.spec, given) {
-        Ok(frozen) => frozen,
+    let given = definition.given.as_ref().unwrap_or(&run.spec.params);
+    let frozen = match resolve_params(&definition.params, given) {
+        Ok(params) => Frozen { definition, params },
         Err(problem) => return Ok(Accepted::No(problem.reason, problem.to_string())),
     };
     let accepted_as = status.resolved.as_ref().map(|resolved| resolved.params_digest.as_str()).unwrap_or_default();
@@ -137,7 +146,8 @@ async fn first(
         spec.store.clone_from(&context.settings.default_store);
     }
     let given = given_params(&writer, run, &spec).await?;
-    let frozen = match freeze(&spec, &given) {
+    let own = run.spec.rerun.is_some().then(|| given.clone());
+    let mut frozen = match freeze(&spec, own, &given) {
         Ok(frozen) => frozen,
         Err(problem) => return Ok(Accepted::No(problem.reason, problem.to_string())),
     };
@@ -151,17 +161,18 @@ async fn first(
     };
     let content = Revision { pipeline, spec, given: run.spec.rerun.is_some().then_some(given) };
     let canonical = serde_json::to_string(&content).map_err(|error| RunError::Internal(error.to_string()))?;
-    let revision = names::revision(&content.pipeline, &canonical);
     let mut owner = run.owner_ref(&()).unwrap_or_default();
     owner.block_owner_deletion = Some(false);
-    writer.keep_revision(&namespace, &revision, &content, &owner).await?;
+    let revision =
+        context.revisions.keep(&writer, &namespace, (&content.pipeline, &canonical), &content, owner).await?;
+    frozen.definition = context.revisions.share(&namespace, &revision, frozen.definition);
     let pipeline = content.pipeline;
     let resolved = Resolved {
         artifacts: artifacts(&frozen, &namespace, &pipeline, run),
         params_digest: params_digest(&frozen.params),
         service_account_name: run.spec.service_account_name.clone().unwrap_or_else(|| "default".into()),
     };
-    let first = initial(&frozen.graph, &pipeline, &revision, resolved, taken_over, now);
+    let first = initial(frozen.graph(), &pipeline, &revision, resolved, taken_over, now);
     let frozen = Arc::new(frozen);
     lock(memory).frozen = Some(Arc::clone(&frozen));
     Ok(Accepted::Yes { frozen, first: Some(Box::new(first)) })
@@ -173,7 +184,7 @@ fn ended(run: &PipelineRun) -> bool {
 
 /// Prefix of a run's artifacts, for people.
 fn artifacts(frozen: &Frozen, namespace: &str, pipeline: &str, run: &PipelineRun) -> String {
-    let store = frozen.graph.store();
+    let store = frozen.graph().store();
     let base = match (&store.uri, &store.volume) {
         (Some(uri), _) => uri.trim_end_matches('/').to_owned(),
         (None, Some(volume)) => {
@@ -243,10 +254,15 @@ async fn read(writer: &Writer, namespace: &str, revision: &str) -> Result<Option
     Ok(Some(revision))
 }
 
-fn freeze(spec: &PipelineSpec, given: &BTreeMap<String, Value>) -> Result<Frozen, SpecProblem> {
-    let graph = Graph::new(spec, None)?;
+/// A pipeline with the parameters that were given. `kept` are those that its revision keeps.
+fn freeze(
+    spec: &PipelineSpec,
+    kept: Option<BTreeMap<String, Value>>,
+    given: &BTreeMap<String, Value>,
+) -> Result<Frozen, SpecProblem> {
+    let definition = Arc::new(Definition::new(spec, kept)?);
     let params = resolve_params(&spec.params, given)?;
-    Ok(Frozen { graph: Arc::new(graph), params })
+    Ok(Frozen { definition, params })
 }
 
 /// The rows that a rerun takes over.
@@ -259,8 +275,8 @@ async fn taken_over(
     let Some(status) = &source.status else { return Ok(Vec::new()) };
     let Some(revision) = read(writer, namespace, &status.revision).await? else { return Ok(Vec::new()) };
     let given = revision.given.as_ref().unwrap_or(&source.spec.params);
-    let Ok(earlier) = freeze(&revision.spec, given) else { return Ok(Vec::new()) };
+    let Ok(earlier) = freeze(&revision.spec, None, given) else { return Ok(Vec::new()) };
     let from =
         CachedFrom { run: source.name_any(), uid: source.uid().unwrap_or_default(), pipeline: revision.pipeline };
-    Ok(reuse(&frozen.graph, &frozen.params, &earlier.graph, &earlier.params, &status.stages, &from))
+    Ok(reuse(frozen.graph(), &frozen.params, earlier.graph(), &earlier.params, &status.stages, &from))
 }

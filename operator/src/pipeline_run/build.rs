@@ -78,6 +78,7 @@ impl Request<'_> {
             settings: pod_settings,
             mount: self.mount,
             report_key: self.report_key,
+            gang: None,
         })?)
     }
 }

@@ -19,10 +19,9 @@ use crate::apply::{WriteError, Writer};
 use crate::context::Context;
 use crate::memory::{Frozen, RunMemory, lock};
 use crate::mutant;
+use crate::pace::Pace;
 use crate::status_patch;
 
-/// At least this long between two writes of a run's status that nothing waits for.
-const COALESCE: Duration = Duration::from_millis(200);
 /// Pods whose labels were changed are read this often.
 const ALTERED: Duration = Duration::from_secs(1);
 /// A run that plans more often than this in one go is looked at again later, so that others have their turn.
@@ -138,7 +137,12 @@ impl Driver<'_> {
             status: &status,
         };
         let now = Timestamp::now();
-        let plan = plan(&self.frozen.graph, &run, &lock(self.memory).observed, now);
+        let plan = plan(self.frozen.graph(), &run, &lock(self.memory).observed, now);
+        let launches = plan.actions.iter().any(|action| matches!(action, Action::Launch { .. }));
+        if launches && !lock(self.memory).read {
+            self.read(object).await?;
+            return Ok(Round::Again);
+        }
         if !self.act(object, &run, &plan, now).await? {
             return Ok(Round::Again);
         }
@@ -179,7 +183,7 @@ impl Driver<'_> {
                     () = moved.notified() => {}
                 }
                 let now = Timestamp::now();
-                let mut next = trainyard_planner::plan(&self.frozen.graph, run, &lock(self.memory).observed, now);
+                let mut next = trainyard_planner::plan(self.frozen.graph(), run, &lock(self.memory).observed, now);
                 next.actions.retain(|action| matches!(action, Action::Launch { .. }));
                 if !next.actions.is_empty() {
                     self.act(object, run, &next, now).await?;
@@ -210,7 +214,7 @@ impl Driver<'_> {
         for (action, key) in plan.actions.iter().zip(&keys) {
             match action {
                 Action::Launch { node, attempt } => requests.push(Request {
-                    graph: &self.frozen.graph,
+                    graph: self.frozen.graph(),
                     object,
                     run,
                     rows: &rows,
@@ -244,7 +248,7 @@ impl Driver<'_> {
     }
 
     fn stage(&self, node: usize) -> &str {
-        self.frozen.graph.nodes().get(node).map_or("", |node| node.name())
+        self.frozen.graph().nodes().get(node).map_or("", |node| node.name())
     }
 
     async fn stop(&self, run: &Run<'_>, node: usize, attempt: u32, pod: &str, uid: &str) -> Result<(), RunError> {
@@ -291,10 +295,20 @@ impl Driver<'_> {
         Ok(())
     }
 
+    /// Asks the API server itself what the run is. A process that has just begun knows it from a list, and an old list may name a stage
+    /// that has long ended as one that has not begun, when its Pod is long gone.
+    async fn read(&self, object: &PipelineRun) -> Result<(), WriteError> {
+        let writer = Writer::new(self.context.client.clone());
+        let live = writer.read_run(&object.namespace().unwrap_or_default(), &object.name_any()).await?;
+        let mut memory = lock(self.memory);
+        memory.latest = live.filter(|live| live.uid() == object.uid()).map(Arc::new);
+        memory.read = true;
+        Ok(())
+    }
+
     /// How long until a status that nothing waits for may be written.
     fn rest(&self) -> Option<Duration> {
-        let written = lock(self.memory).written?;
-        COALESCE.checked_sub(written.elapsed()).filter(|rest| !rest.is_zero())
+        lock(self.memory).pace?.rest(Instant::now())
     }
 
     /// Writes the status that a plan leads to, and tells people.
@@ -345,18 +359,20 @@ impl Driver<'_> {
     async fn write(&self, object: &PipelineRun, patch: json_patch::Patch) -> Result<Arc<PipelineRun>, RunError> {
         let writer = Writer::new(self.context.client.clone());
         self.context.metrics.status_written("pipelinerun");
+        let began = Instant::now();
         match writer.patch_run_status(object, patch).await {
             Ok(written) => {
                 let written = Arc::new(written);
+                let active = self.context.memory.len();
                 let mut memory = lock(self.memory);
                 memory.latest = Some(Arc::clone(&written));
-                memory.written = Some(Instant::now());
+                memory.read = true;
+                memory.pace = Some(Pace::after(began, Instant::now(), active));
                 Ok(written)
             }
             Err(WriteError::Conflict(what)) => {
                 // Somebody changed the run: what it is now decides.
-                let live = writer.read_run(&object.namespace().unwrap_or_default(), &object.name_any()).await?;
-                lock(self.memory).latest = live.filter(|live| live.uid() == object.uid()).map(Arc::new);
+                self.read(object).await?;
                 Err(WriteError::Conflict(what).into())
             }
             Err(error) => Err(error.into()),

@@ -17,7 +17,7 @@ use crate::memory::{RunMemory, lock};
 
 /// How long an ended run waits for its Pipeline's status to name its end. A Pipeline that was deleted never does.
 const PIPELINE_PATIENCE: Duration = Duration::from_secs(150);
-/// Between two looks at that.
+/// Between the first two looks at that.
 const PIPELINE_LOOK: Duration = Duration::from_millis(250);
 
 /// Looks after an ended run.
@@ -46,7 +46,7 @@ pub(super) async fn finish(
     let pods_go = age >= pods_live;
     if pods_go && lives.is_none() && !is_recorded(context, run, age) {
         // A run that has left the watch is not seen by its Pipeline any more.
-        return Ok(Requeue::requeue(PIPELINE_LOOK));
+        return Ok(Requeue::requeue(next_look(age)));
     }
     let had_pods = run.status.as_ref().is_some_and(|status| status.stages.iter().any(|row| !row.pod.is_empty()));
     if pods_go && had_pods && lives.is_none() {
@@ -69,6 +69,12 @@ pub(super) async fn finish(
     }
 }
 
+/// How long until the next look at whether the Pipeline has heard, so long after the run's end: a Pipeline of many runs, or one on a slow
+/// API server, is written seldom, and a run that asks at the same rate all the while costs both of them a look each time.
+fn next_look(age: Duration) -> Duration {
+    PIPELINE_LOOK.max(age / 2)
+}
+
 /// Whether the Pipeline of an ended run names its end, as far as it is waited for. If it does not, it is told again.
 fn is_recorded(context: &Context, run: &PipelineRun, age: Duration) -> bool {
     if run.spec.pipeline_ref.is_none() || age >= PIPELINE_PATIENCE || context.memory.is_recorded(run) {
@@ -79,4 +85,21 @@ fn is_recorded(context: &Context, run: &PipelineRun, age: Duration) -> bool {
         context.pipelines.send(ObjectRef::new(&status.pipeline).within(&namespace)).ok();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipeline_that_takes_its_time_is_asked_ever_less_often() {
+        let looks = |until: u64| {
+            let (mut age, mut looks) = (Duration::ZERO, 0);
+            while age < Duration::from_secs(until) {
+                (age, looks) = (age + next_look(age), looks + 1);
+            }
+            looks
+        };
+        assert_eq!([1, 5, 150].map(looks), [4, 8, 17]);
+    }
 }

@@ -13,15 +13,15 @@ use trainyard_planner::{Attempt, AttemptState, Blocked, Class, Ended};
 use super::RunError;
 use super::build::Request;
 use super::observe;
-use crate::apply::{Created, Writer};
+use crate::apply::{Created, TOGETHER, Writer};
 use crate::context::Context;
 use crate::memory::{RunMemory, lock};
 use crate::mutant;
 
-/// Pods of one run that are created at the same time.
-const TOGETHER: usize = 16;
 /// After this long a namespace without quota is asked again.
 const QUOTA_WAIT: SignedDuration = SignedDuration::from_secs(15);
+/// After this long an API server that does not let the operator is asked again: mostly it has just been started.
+const RIGHTS_WAIT: SignedDuration = SignedDuration::from_secs(3);
 
 /// Creates the Pods of these attempts. Returns whether all of them exist now; if not, the world has changed and the plan with it.
 pub(super) async fn launch(
@@ -86,9 +86,10 @@ async fn create(
             hopeless(memory, &request, &name, Reason::NameConflict, message, now);
             Ok(false)
         }
-        Created::Quota(message) => {
-            let until = now.saturating_add(QUOTA_WAIT).unwrap_or(now);
-            let blocked = Blocked { reason: Reason::QuotaExceeded.as_str().into(), message, until };
+        Created::Later(reason, message) => {
+            let wait = if reason == Reason::Forbidden { RIGHTS_WAIT } else { QUOTA_WAIT };
+            let until = now.saturating_add(wait).unwrap_or(now);
+            let blocked = Blocked { reason: reason.as_str().into(), message, until };
             lock(memory).observed.block(stage, blocked);
             Ok(false)
         }

@@ -39,7 +39,7 @@ use crate::apply::{WriteError, Writer};
 use crate::audit::audited;
 use crate::context::Context;
 use crate::health::Readiness;
-use crate::memory::{Memory, lock};
+use crate::memory::{Memory, RunMemory, lock};
 use crate::status_patch;
 use crate::survive::{Panicked, survive};
 
@@ -104,6 +104,7 @@ pub(crate) async fn run(
     let runs_synced = Arc::clone(&synced);
     let runs_scope = namespace.clone();
     let pipelines = context.pipelines.clone();
+    let metrics = context.metrics.clone();
     let runs_stream = audited(runs, active)
         .default_backoff()
         .modify(|run| run.meta_mut().managed_fields = None)
@@ -115,6 +116,7 @@ pub(crate) async fn run(
             }
             watcher::Event::InitDone => {
                 memory.retain(runs_scope.as_deref(), &listing);
+                metrics.set_active_runs(memory.len());
                 runs_synced.store(true, Ordering::Relaxed);
                 listed.send_replace(true);
                 runs_watch.done();
@@ -123,6 +125,8 @@ pub(crate) async fn run(
                 if let Some(uid) = run.uid() {
                     memory.forget(&uid);
                 }
+                // Nobody looks at this run again, perhaps not at any.
+                metrics.set_active_runs(memory.len());
                 // Its Pipeline counted it.
                 if let Ok(run) = &run.0
                     && let Some(status) = &run.status
@@ -273,9 +277,10 @@ async fn look(run: &Guarded, context: &Context) -> Result<Action, RunError> {
         context.memory.forget(&uid);
         return Ok(Action::await_change());
     }
-    let memory = context.memory.run(&uid);
-    let newest = newest(cached, &mut lock(&memory).latest);
-    drive::drive(context, &memory, newest).await
+    match known(&context.memory, cached) {
+        Some((memory, newest)) => drive::drive(context, &memory, newest).await,
+        None => Ok(Action::await_change()),
+    }
 }
 
 /// Takes a run into memory before it is looked at: its Pipeline counts it.
@@ -286,6 +291,18 @@ fn shown(run: &Guarded, memory: &Memory) {
         let memory = memory.run(&run.uid().unwrap_or_default());
         newest(run, &mut lock(&memory).latest);
     }
+}
+
+/// The memory of a run that is being watched, and its newest version. A look may have been asked for just before the run was deleted:
+/// it must not bring the run back into memory, where its Pipeline would count it for ever.
+fn known(memory: &Memory, run: &PipelineRun) -> Option<(Arc<Mutex<RunMemory>>, Arc<PipelineRun>)> {
+    let memory = memory.known(&run.uid()?)?;
+    let newest = {
+        let mut memory = lock(&memory);
+        memory.latest.as_ref()?;
+        newest(run, &mut memory.latest)
+    };
+    Some((memory, newest))
 }
 
 /// The newer of what the watch shows and what our own last write returned (P3).
@@ -326,4 +343,32 @@ fn retry(run: &Guarded, error: &RunError, failures: &Failures) -> Action {
     }
     tracing::warn!(run = %name, error = %error, wait_seconds = wait.as_secs_f64(), "trying again");
     Action::requeue(wait)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_look_at_a_run_that_has_just_been_deleted_does_not_bring_it_back() {
+        let run: PipelineRun =
+            serde_json::from_value(json!({"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun",
+            "metadata": {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "5"}, "spec": {}}))
+            .unwrap();
+        let pod: Pod = serde_json::from_value(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a-train-a1", "namespace": "n", "uid": "p",
+            "labels": {labels::RUN_UID: "u", labels::STAGE: "train", labels::ATTEMPT: "1"},
+            "ownerReferences": [{"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun", "name": "a", "uid": "u", "controller": true}]}}))
+        .unwrap();
+        let memory = Memory::default();
+        shown(&DeserializeGuard(Ok(run.clone())), &memory);
+        assert!(known(&memory, &run).is_some());
+        memory.forget("u");
+        assert!(known(&memory, &run).is_none());
+        // A Pod that outlives it is no reason either.
+        memory.pod_seen(&pod, false);
+        assert!(known(&memory, &run).is_none());
+        assert_eq!(memory.runs(), Vec::<Arc<PipelineRun>>::new());
+    }
 }

@@ -70,6 +70,7 @@ fn environment(input: &StagePod<'_>, program: &api::Container) -> Result<Vec<Env
     }
     let mut all: Vec<_> = step.into_iter().map(|(name, chunk)| value(name, chunk)).collect();
     all.extend(input.report_key.map(|key| value(paths::ENV_REPORT_KEY.to_owned(), key.to_owned())));
+    all.extend(input.gang.map(|gang| value(paths::ENV_GANG_KEY.to_owned(), gang.key.to_owned())));
     all.extend(program.env.iter().filter_map(|variable| {
         let source = variable.value_from.as_ref()?;
         Some(EnvVar { name: variable.name.clone(), value: None, value_from: Some(env_source(source)) })

@@ -23,6 +23,8 @@ use step_protocol::StepSpec;
 use trainyard_crds::labels;
 use trainyard_crds::v1alpha1::{PodOverrides, Resources, Stage, StageKind, Store};
 
+use crate::gang::{Member, Placement};
+
 pub use containers::{RUNNER_CONTAINER, STAGE_CONTAINER};
 pub use error::PodError;
 
@@ -72,6 +74,32 @@ pub struct StagePod<'a> {
     pub mount: RunnerMount,
     /// Key of this attempt's early report, in hex; `None` where early reports are off.
     pub report_key: Option<&'a str>,
+    /// What makes the Pod one rank of a training job; the owner, `run`, `run_uid` and `attempt` are then the job's, and the stage is
+    /// the rank's role.
+    pub gang: Option<GangPod<'a>>,
+}
+
+/// One rank of a training job.
+#[derive(Clone, Copy, Debug)]
+pub struct GangPod<'a> {
+    /// Name of the headless Service in which the ranks have their host names.
+    pub service: &'a str,
+    /// Name of the role.
+    pub role: &'a str,
+    /// Place in the role, from 0.
+    pub index: u32,
+    /// Place among all ranks, from 0.
+    pub rank: u32,
+    /// How many ranks there are.
+    pub ranks: u32,
+    /// Key that the runners of this attempt share, in hex.
+    pub key: &'a str,
+    /// Kueue's queue of the job.
+    pub queue: Option<&'a str>,
+    /// Name of the group that the ranks are to that queue, and to a scheduler that places them together.
+    pub group: &'a str,
+    /// Such a scheduler.
+    pub placement: Option<Placement<'a>>,
 }
 
 /// What the installation says about every Pod.
@@ -149,6 +177,9 @@ pub fn stage_pod(input: &StagePod<'_>) -> Result<Pod, PodError> {
         metadata: metadata(input, overrides),
         spec: Some(PodSpec {
             restart_policy: Some("Never".to_owned()),
+            hostname: input.gang.map(|gang| format!("{}-{}", gang.role, gang.index)),
+            subdomain: input.gang.map(|gang| gang.service.to_owned()),
+            scheduler_name: input.gang.and_then(|gang| Some(gang.placement?.scheduler_name.to_owned())),
             service_account_name: service_account_name.map(str::to_owned),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
@@ -180,29 +211,47 @@ fn metadata(input: &StagePod<'_>, overrides: &PodOverrides) -> ObjectMeta {
         all.extend(ours.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
         Some(all)
     };
+    let mut own = vec![(labels::MANAGED_BY, labels::MANAGER.to_owned()), (labels::ATTEMPT, input.attempt.to_string())];
+    let mut notes = vec![
+        (labels::DEFAULT_CONTAINER, STAGE_CONTAINER.to_owned()),
+        (labels::RUNNER_MOUNT, input.mount.as_str().to_owned()),
+        (labels::SPEC_HASH, input.spec_hash.to_owned()),
+    ];
+    match input.gang {
+        None => own.extend([
+            (labels::PIPELINE, labels::value(input.pipeline)),
+            (labels::RUN, labels::value(input.run)),
+            (labels::RUN_UID, input.run_uid.to_owned()),
+            (labels::STAGE, labels::value(&input.stage.name)),
+        ]),
+        Some(gang) => {
+            own.extend([
+                (labels::JOB, labels::value(input.run)),
+                (labels::JOB_UID, input.run_uid.to_owned()),
+                (labels::ROLE, labels::value(gang.role)),
+                (labels::INDEX, gang.index.to_string()),
+                (labels::RANK, gang.rank.to_string()),
+            ]);
+            if let Some(queue) = gang.queue {
+                own.extend([(labels::QUEUE, queue.to_owned()), (labels::POD_GROUP, gang.group.to_owned())]);
+                notes.extend([
+                    (labels::POD_GROUP_COUNT, gang.ranks.to_string()),
+                    (labels::POD_GROUP_RETRIABLE, "false".to_owned()),
+                ]);
+            }
+            match gang.placement.map(|placement| placement.member) {
+                Some(Member::Label(key)) => own.push((key, gang.group.to_owned())),
+                Some(Member::Annotation(key)) => notes.push((key, gang.group.to_owned())),
+                None => {}
+            }
+        }
+    }
     ObjectMeta {
         name: Some(input.name.to_owned()),
         namespace: Some(input.namespace.to_owned()),
         owner_references: Some(vec![input.owner.clone()]),
-        labels: ours(
-            &overrides.labels,
-            &[
-                (labels::MANAGED_BY, labels::MANAGER.to_owned()),
-                (labels::PIPELINE, labels::value(input.pipeline)),
-                (labels::RUN, labels::value(input.run)),
-                (labels::RUN_UID, input.run_uid.to_owned()),
-                (labels::STAGE, labels::value(&input.stage.name)),
-                (labels::ATTEMPT, input.attempt.to_string()),
-            ],
-        ),
-        annotations: ours(
-            &overrides.annotations,
-            &[
-                (labels::DEFAULT_CONTAINER, STAGE_CONTAINER.to_owned()),
-                (labels::RUNNER_MOUNT, input.mount.as_str().to_owned()),
-                (labels::SPEC_HASH, input.spec_hash.to_owned()),
-            ],
-        ),
+        labels: ours(&overrides.labels, &own),
+        annotations: ours(&overrides.annotations, &notes),
         ..ObjectMeta::default()
     }
 }

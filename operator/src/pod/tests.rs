@@ -23,6 +23,7 @@ struct World {
     settings: PodSettings,
     mount: RunnerMount,
     report_key: Option<String>,
+    gang: Option<GangPod<'static>>,
 }
 
 fn stage(value: serde_json::Value) -> Stage {
@@ -68,6 +69,8 @@ fn plain() -> World {
             timeout_seconds: None,
             grace_seconds: 30,
             report: None,
+            rank: None,
+            checkpoint: None,
         },
         store: store(json!({"uri": "s3://iris/trainyard"})),
         code: None,
@@ -80,6 +83,7 @@ fn plain() -> World {
         },
         mount: RunnerMount::Image,
         report_key: None,
+        gang: None,
     }
 }
 
@@ -109,6 +113,7 @@ impl World {
             settings: &self.settings,
             mount: self.mount,
             report_key: self.report_key.as_deref(),
+            gang: self.gang,
         })
     }
 
@@ -182,6 +187,48 @@ fn everything() -> World {
 #[test]
 fn a_plain_stage() {
     insta::assert_yaml_snapshot!(plain().restricted());
+}
+
+#[test]
+fn a_rank_has_a_host_name_and_the_labels_of_its_job() {
+    let mut world = plain();
+    world.gang = Some(GangPod {
+        service: "iris-7",
+        role: "worker",
+        index: 3,
+        rank: 4,
+        ranks: 5,
+        key: "00ff",
+        queue: Some("team-queue"),
+        group: "iris-7-a1-abcdefgh",
+        placement: None,
+    });
+    insta::assert_yaml_snapshot!(world.restricted());
+}
+
+#[test]
+fn a_rank_that_is_placed_with_the_others_names_its_group_and_the_scheduler() {
+    let (label, annotation) = (Member::Label("example.com/label"), Member::Annotation("example.com/annotation"));
+    let shown = [label, annotation].map(|member| {
+        let mut world = plain();
+        world.gang = Some(GangPod {
+            service: "iris-7",
+            role: "worker",
+            index: 0,
+            rank: 0,
+            ranks: 2,
+            key: "00ff",
+            queue: None,
+            group: "iris-7-a1-abcdefgh",
+            placement: Some(Placement { scheduler_name: "together", member }),
+        });
+        let pod = world.restricted();
+        let (labels, annotations) = (pod.metadata.labels.unwrap(), pod.metadata.annotations.unwrap());
+        let named = (labels.get("example.com/label").cloned(), annotations.get("example.com/annotation").cloned());
+        (pod.spec.unwrap().scheduler_name, named)
+    });
+    let (scheduler, group) = (Some("together".to_owned()), Some("iris-7-a1-abcdefgh".to_owned()));
+    assert_eq!(shown, [(scheduler.clone(), (group.clone(), None)), (scheduler, (None, group))]);
 }
 
 #[test]

@@ -61,6 +61,12 @@ impl ReportKeys {
     }
 }
 
+/// Whether these bytes are signed with this key, in hex.
+pub(super) fn is_signed_with(key: &str, body: &[u8], signature: &str) -> bool {
+    let (Some(key), Some(signature)) = (unhex(key), unhex(signature)) else { return false };
+    hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &key), body, &signature).is_ok()
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -82,7 +82,7 @@ impl Refusal {
         }
     }
 
-    const fn status(self) -> StatusCode {
+    pub(super) const fn status(self) -> StatusCode {
         match self {
             Self::Path | Self::Garbled => StatusCode::BAD_REQUEST,
             Self::Signature => StatusCode::UNAUTHORIZED,

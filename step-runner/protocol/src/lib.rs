@@ -9,13 +9,17 @@
 #![forbid(unsafe_code)]
 
 mod artifact;
+mod nesting;
 mod outcome;
 pub mod paths;
+mod rank;
 mod report;
 mod spec;
 
 pub use artifact::{CommitRecord, CommittedOutput, Manifest, ManifestFile, Pack, Packed};
+pub use nesting::{NESTING_LIMIT, nests_too_deep};
 pub use outcome::Outcome;
+pub use rank::{CheckpointName, CheckpointSpec, ElasticSpec, Framework, ProgressReport, RankSpec, RoleSpec};
 pub use report::{MESSAGE_LIMIT, OutputReport, StepReport, VALUES_LIMIT};
 pub use spec::{
     EnvVar, Identity, InputSource, InputSpec, OutputSpec, ReportSpec, ResultSpec, S3Spec, Segment, SpecError, StepSpec,

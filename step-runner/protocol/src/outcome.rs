@@ -41,11 +41,15 @@ pub enum Outcome {
     ConfigError,
     /// A failure of the runner itself.
     RunnerError,
+    /// The program of one rank of a training showed no progress for the job's `stallTimeout`.
+    Stalled,
+    /// Not all ranks of a training came together within the job's `startTimeout`.
+    GangTimeout,
 }
 
 impl Outcome {
     /// Every outcome, in the order of the exit codes.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Succeeded,
         Self::UserError,
         Self::OOMKilled,
@@ -63,9 +67,11 @@ impl Outcome {
         Self::DiskFull,
         Self::ConfigError,
         Self::RunnerError,
+        Self::Stalled,
+        Self::GangTimeout,
     ];
 
-    /// The runner's exit code: 0 only for a committed stage, 64 to 79 otherwise (137, 139 and 143 stay the kernel's).
+    /// The runner's exit code: 0 only for a committed stage, 64 to 81 otherwise (137, 139 and 143 stay the kernel's).
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
@@ -86,6 +92,8 @@ impl Outcome {
             Self::DiskFull => 77,
             Self::ConfigError => 78,
             Self::RunnerError => 79,
+            Self::Stalled => 80,
+            Self::GangTimeout => 81,
         }
     }
 
@@ -116,6 +124,8 @@ impl Outcome {
             Self::DiskFull => "DiskFull",
             Self::ConfigError => "ConfigError",
             Self::RunnerError => "RunnerError",
+            Self::Stalled => "Stalled",
+            Self::GangTimeout => "GangTimeout",
         }
     }
 }

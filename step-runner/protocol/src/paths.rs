@@ -34,12 +34,25 @@ pub const TMP: &str = "tmp";
 /// Below the root: the inline script of a stage.
 pub const SCRIPT: &str = "script";
 
+/// Below the root: the directory that a training keeps its state in.
+pub const CHECKPOINT: &str = "checkpoint";
+/// Below the root: how far the program is, `{"progress": 0.4, "eta": "12 min"}`.
+pub const PROGRESS: &str = "progress.json";
+/// Below the root: the hosts of all ranks, one a line, in the order of the ranks.
+pub const HOSTS: &str = "hosts";
+/// Below the root: LightGBM's machines, `<address> <port>` a line.
+pub const MACHINES: &str = "machines";
+/// Below the root: the hosts as `mpirun` reads them, `<host> slots=<n>` or `<host>:<n>` a line.
+pub const HOSTFILE: &str = "hostfile";
+
 /// Container variable with the [`crate::StepSpec`] as JSON; continued in `TRAINYARD_SPEC_1`, `TRAINYARD_SPEC_2`, ...
 pub const ENV_SPEC: &str = "TRAINYARD_SPEC";
 /// Most bytes of the spec in one variable: Linux allows 128 KiB for one environment string.
 pub const ENV_SPEC_CHUNK: usize = 96 * 1024;
 /// Container variable with the attempt's report key (hex), never seen by the child.
 pub const ENV_REPORT_KEY: &str = "TRAINYARD_REPORT_KEY";
+/// Container variable with the key (hex) that the runners of one attempt of a training share, never seen by the child.
+pub const ENV_GANG_KEY: &str = "TRAINYARD_GANG_KEY";
 /// Prefix of the container variables that carry store credentials, never seen by the child.
 /// `TRAINYARD_STORE_AWS_ACCESS_KEY_ID` is what the provider's SDK calls `AWS_ACCESS_KEY_ID`.
 pub const ENV_STORE_PREFIX: &str = "TRAINYARD_STORE_";
@@ -87,6 +100,24 @@ pub fn attempt_prefix(stage_prefix: &str, attempt: u32) -> String {
 #[must_use]
 pub fn output_prefix(stage_prefix: &str, attempt: u32, output: &str) -> String {
     format!("{stage_prefix}/{attempt}/{output}")
+}
+
+/// The prefix of a training's checkpoints, each of them below it by its [`crate::CheckpointName`].
+#[must_use]
+pub fn checkpoint_prefix(job_prefix: &str) -> String {
+    format!("{job_prefix}/{CHECKPOINT}")
+}
+
+/// The prefix of a rank that is not rank 0: its own commit record says that it has succeeded in this execution.
+#[must_use]
+pub fn rank_prefix(job_prefix: &str, execution: u32, role: &str, index: u32) -> String {
+    format!("{job_prefix}/ranks/{execution}/{role}-{index}")
+}
+
+/// The prefix of a rank other than 0 of a training whose ranks each count once, whatever the execution.
+#[must_use]
+pub fn shard_prefix(job_prefix: &str, role: &str, index: u32) -> String {
+    format!("{job_prefix}/ranks/{role}-{index}")
 }
 
 /// The key of a pack below its output's prefix: one that no file has, as [`object_name`] writes a `%` with two digits after it.

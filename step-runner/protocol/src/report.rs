@@ -6,11 +6,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Outcome;
+use crate::rank::CheckpointName;
 
 /// Kubernetes keeps this many bytes of a termination message.
 pub const MESSAGE_LIMIT: usize = 4096;
 /// Room for results and metrics in the message; what does not fit is in the commit record only.
 pub const VALUES_LIMIT: usize = 3072;
+
+/// Bytes of the sentence on checkpoints.
+const CHECKPOINT_ERROR_LIMIT: usize = 512;
+/// Bytes of the message that stay whatever else there is.
+const LEAST_MESSAGE: usize = 256;
 
 /// The end of an attempt: the body of the early report and the Pod's termination message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +50,15 @@ pub struct StepReport {
     /// Metrics that fit, by name, the declared ones first; non-finite numbers are strings as in the commit record.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, Value>,
+    /// The checkpoint that this attempt began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<CheckpointName>,
+    /// The newest complete checkpoint that this attempt wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointName>,
+    /// Why there is no newer one, in at most 512 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_error: Option<String>,
     /// Whether something is in the commit record only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
@@ -85,6 +100,9 @@ impl StepReport {
             outputs: Vec::new(),
             results: BTreeMap::new(),
             metrics: BTreeMap::new(),
+            restored: None,
+            checkpoint: None,
+            checkpoint_error: None,
             truncated: false,
             started: None,
             finished: None,
@@ -102,16 +120,16 @@ impl StepReport {
     /// Only if a value is not JSON, which a parsed value always is.
     pub fn to_message(&self, declared_metrics: &[String]) -> Result<String, serde_json::Error> {
         let mut report = self.clone();
+        report.checkpoint_error = report.checkpoint_error.map(|text| head(&text, CHECKPOINT_ERROR_LIMIT).to_owned());
         report.shrink_values(declared_metrics)?;
         let mut json = serde_json::to_string(&report)?;
-        while json.len() > MESSAGE_LIMIT && !report.last_lines.is_empty() {
-            let keep = report.last_lines.len().saturating_sub((json.len() - MESSAGE_LIMIT).max(16));
-            report.last_lines = tail(&report.last_lines, keep).to_owned();
+        if json.len() > MESSAGE_LIMIT && !report.last_lines.is_empty() {
+            report.last_lines = tail(&report.last_lines, room(&json, &report.last_lines)).to_owned();
             json = serde_json::to_string(&report)?;
         }
-        while json.len() > MESSAGE_LIMIT && report.message.len() > 256 {
-            let keep = report.message.len().saturating_sub((json.len() - MESSAGE_LIMIT).max(16)).max(256);
-            report.message = head(&report.message, keep).to_owned();
+        if json.len() > MESSAGE_LIMIT && report.message.len() > LEAST_MESSAGE {
+            let fits = head(&report.message, room(&json, &report.message)).len();
+            report.message = report.message[..report.message.floor_char_boundary(fits.max(LEAST_MESSAGE))].to_owned();
             json = serde_json::to_string(&report)?;
         }
         while json.len() > MESSAGE_LIMIT && report.drop_largest_value() {
@@ -152,22 +170,41 @@ impl StepReport {
     }
 }
 
-/// The first `keep` bytes, cut at a character.
-fn head(text: &str, keep: usize) -> &str {
-    let mut end = keep.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+/// Bytes that a text in `json` may have there, so that all of it fits.
+fn room(json: &str, text: &str) -> usize {
+    let written: usize = text.chars().map(written).sum();
+    MESSAGE_LIMIT.saturating_sub(json.len().saturating_sub(written))
 }
 
-/// The last `keep` bytes, cut at a character.
-fn tail(text: &str, keep: usize) -> &str {
-    let mut start = text.len() - keep.min(text.len());
-    while !text.is_char_boundary(start) {
-        start += 1;
+/// Bytes of a character in a JSON text.
+fn written(c: char) -> usize {
+    match c {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        c if c < ' ' => 6,
+        c => c.len_utf8(),
     }
-    &text[start..]
+}
+
+/// The characters from the first that have `room`.
+fn head(text: &str, room: usize) -> &str {
+    let mut left = room;
+    let end = text.char_indices().find(|(_, c)| {
+        let fits = left.checked_sub(written(*c));
+        left = fits.unwrap_or(0);
+        fits.is_none()
+    });
+    &text[..end.map_or(text.len(), |(end, _)| end)]
+}
+
+/// The characters up to the last that have `room`.
+fn tail(text: &str, room: usize) -> &str {
+    let mut left = room;
+    let before = text.char_indices().rev().find(|(_, c)| {
+        let fits = left.checked_sub(written(*c));
+        left = fits.unwrap_or(0);
+        fits.is_none()
+    });
+    &text[before.map_or(0, |(before, c)| before + c.len_utf8())..]
 }
 
 #[cfg(test)]
@@ -186,6 +223,8 @@ mod tests {
         ) {
             let mut report = StepReport::new(Outcome::UserError, message);
             report.exit_code = Some(3);
+            report.checkpoint = Some(CheckpointName { execution: u32::MAX, sequence: u32::MAX });
+            report.checkpoint_error = Some(report.message.clone());
             report.commit = Some(format!("sha256:{}", "a".repeat(64)));
             report.last_lines = lines;
             report.results = results.into_iter().map(|(k, v)| (k, Value::String(v))).collect();
@@ -197,7 +236,34 @@ mod tests {
             prop_assert!(json.len() <= MESSAGE_LIMIT);
             let back: StepReport = serde_json::from_str(&json).unwrap();
             prop_assert_eq!((back.outcome, back.exit_code, back.commit), (report.outcome, report.exit_code, report.commit));
+            prop_assert_eq!(back.checkpoint, report.checkpoint);
         }
+    }
+
+    proptest! {
+        /// A model that is better by the last bit is better after it was told, too.
+        #[test]
+        fn a_number_arrives_as_it_was_written(number in any::<f64>().prop_filter("JSON has no others", |n| n.is_finite())) {
+            let mut report = StepReport::new(Outcome::Succeeded, "");
+            report.metrics = [("accuracy".to_owned(), Value::from(number))].into();
+            let back: StepReport = serde_json::from_str(&report.to_message(&[]).unwrap()).unwrap();
+            prop_assert_eq!(back.metrics["accuracy"].as_f64(), Some(number));
+        }
+    }
+
+    #[test]
+    fn lines_of_control_characters_keep_their_end() {
+        let mut report = StepReport::new(Outcome::UserError, "\u{1}".repeat(1_000));
+        report.last_lines = format!("{}the reason", "\0".repeat(2_000));
+        let json = report.to_message(&[]).unwrap();
+        assert!(json.len() <= MESSAGE_LIMIT);
+        let back: StepReport = serde_json::from_str(&json).unwrap();
+        assert!((650..690).contains(&back.message.len()), "{}", back.message.len());
+        assert_eq!(back.last_lines, "", "the message comes first");
+        report.message = "the program ended with exit code 3".into();
+        let json = report.to_message(&[]).unwrap();
+        assert!((MESSAGE_LIMIT - 6..=MESSAGE_LIMIT).contains(&json.len()), "{}", json.len());
+        assert!(json.contains("the reason"));
     }
 
     #[test]

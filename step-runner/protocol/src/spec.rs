@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::paths;
+use crate::rank::{CheckpointSpec, RankSpec};
 
 /// One attempt of one stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,6 +56,12 @@ pub struct StepSpec {
     /// Where success is reported early; absent = nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportSpec>,
+    /// Which rank of a training this is; absent = a stage of one Pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<RankSpec>,
+    /// Where the program's state is kept; absent = nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointSpec>,
 }
 
 /// Whose attempt this is. All of it is visible to the child as `TRAINYARD_RUN`, `_PIPELINE`, `_STAGE`, `_ATTEMPT`, `_NAMESPACE`.
@@ -338,6 +345,8 @@ mod tests {
             timeout_seconds: None,
             grace_seconds: 30,
             report: None,
+            rank: None,
+            checkpoint: None,
         }
     }
 

@@ -14,9 +14,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use step_protocol::{
-    CommitRecord, CommittedOutput, EnvVar, Identity, InputSource, InputSpec, Manifest, ManifestFile, Outcome,
-    OutputReport, OutputSpec, Pack, Packed, ReportSpec, ResultSpec, S3Spec, Segment, StepReport, StepSpec, StoreSpec,
-    Text, VERSION, ValueType,
+    CheckpointName, CheckpointSpec, CommitRecord, CommittedOutput, ElasticSpec, EnvVar, Framework, Identity,
+    InputSource, InputSpec, Manifest, ManifestFile, Outcome, OutputReport, OutputSpec, Pack, Packed, ProgressReport,
+    RankSpec, ReportSpec, ResultSpec, RoleSpec, S3Spec, Segment, StepReport, StepSpec, StoreSpec, Text, VERSION,
+    ValueType,
 };
 
 /// Writes the samples of this version again when set. To be used once, before a release.
@@ -82,6 +83,53 @@ fn step() -> StepSpec {
         timeout_seconds: Some(1800),
         grace_seconds: 30,
         report: Some(ReportSpec { url: "http://report:8090/v1/report/ml/iris-1/u/train/2".into() }),
+        rank: None,
+        checkpoint: None,
+    }
+}
+
+/// A rank of a training.
+fn rank_step() -> StepSpec {
+    StepSpec {
+        rank: Some(RankSpec {
+            framework: Framework::Torch,
+            role: "worker".into(),
+            index: 1,
+            rank: 2,
+            world_size: 3,
+            roles: vec![
+                RoleSpec { name: "chief".into(), replicas: 1, processes_per_replica: 1 },
+                RoleSpec { name: "worker".into(), replicas: 2, processes_per_replica: 2 },
+            ],
+            hosts: vec!["fit-chief-0.fit".into(), "fit-worker-0.fit".into(), "fit-worker-1.fit".into()],
+            port: 29500,
+            gate_port: 29499,
+            processes_per_replica: 2,
+            execution: 2,
+            start_timeout_seconds: 600,
+            stall_timeout_seconds: Some(900),
+            elastic: Some(ElasticSpec { min: 2, max: 8 }),
+            rendezvous_id: "0b6f7f9e-6a1c-4b53-9d1e-0e7cfb8a1b11-2".into(),
+            scatter: true,
+        }),
+        checkpoint: Some(CheckpointSpec {
+            interval_seconds: 300,
+            keep: 2,
+            prefix: "ml/trainingjobs/fit.u/train/checkpoint".into(),
+            upload: true,
+        }),
+        ..step()
+    }
+}
+
+fn progress() -> ProgressReport {
+    ProgressReport {
+        version: VERSION,
+        progress: Some(0.4),
+        eta: Some("12 min".into()),
+        metrics: BTreeMap::from([("loss".to_owned(), json!(0.25))]),
+        checkpoint: Some(CheckpointName { execution: 2, sequence: 3 }),
+        checkpoint_error: Some("the disk is full".into()),
     }
 }
 
@@ -189,12 +237,14 @@ fn contains(new: &Value, old: &Value) -> bool {
 #[test]
 fn steps_stay_readable() {
     check("step.json", &step());
+    check("step-rank.json", &rank_step());
 }
 
 #[test]
 fn reports_stay_readable() {
     check("report-success.json", &success());
     check("report-failure.json", &failure());
+    check("progress.json", &progress());
 }
 
 #[test]

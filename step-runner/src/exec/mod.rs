@@ -8,10 +8,11 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, WaitStatus};
+use step_protocol::Outcome;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::failure::say;
+use crate::failure::{Failure, say};
 use crate::log::{self, Log};
 use crate::oom;
 use crate::process;
@@ -59,6 +60,13 @@ pub(crate) enum StartError {
     TooLong { name: String },
     #[error("failed to start {name:?}: {source}")]
     Other { name: String, source: std::io::Error },
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let other = matches!(error, StartError::Other { .. });
+        Self::new(if other { Outcome::RunnerError } else { Outcome::StartError }, error.to_string())
+    }
 }
 
 /// How the user's process ended.
@@ -109,7 +117,9 @@ pub(crate) async fn run(program: Program, stop: &Stop, grace: Duration, log: &Lo
                 if why.reason == Reason::Timeout {
                     say!("the stage's timeout has passed; the process has {} s to end", grace.as_secs());
                 }
-                let _ = rustix::process::kill_process_group(child, Signal::TERM);
+                // What hangs has had its time.
+                let signal = if why.reason == Reason::Stalled { Signal::KILL } else { Signal::TERM };
+                let _ = rustix::process::kill_process_group(child, signal);
             }
             () = killing => {
                 kill_at = None;
@@ -134,7 +144,9 @@ pub(crate) async fn run(program: Program, stop: &Stop, grace: Duration, log: &Lo
     })
 }
 
-fn start(program: Program, log: &Log) -> Result<(Pid, tokio::sync::mpsc::Receiver<()>), StartError> {
+/// Starts the program; the channel closes when both of its streams have ended. Who calls this collects the process by
+/// [`process::reap`].
+pub(crate) fn start(program: Program, log: &Log) -> Result<(Pid, tokio::sync::mpsc::Receiver<()>), StartError> {
     let path = program::find(&program)?;
     let name = program.name;
     let other = |source| StartError::Other { name: name.clone(), source };

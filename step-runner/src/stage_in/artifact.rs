@@ -8,7 +8,7 @@ use step_protocol::{CommitRecord, Manifest, ManifestFile, Outcome, paths};
 
 use super::contents::Contents;
 use super::place::Place;
-use super::{InputError, corrupt, pack};
+use super::{InputError, corrupt, pack, seal};
 use crate::digest;
 use crate::failure::Failure;
 use crate::store::{Expected, Store, StoreError};
@@ -39,11 +39,40 @@ pub(super) async fn fetch(
         )));
     }
     let manifest = read_manifest(store, &committed.prefix, &committed.digest).await?;
-    let Contents { directory: is_directory, files, ranges } = Contents::of(manifest, output).map_err(|why| {
-        corrupt(format!("the manifest {} is not safe: {why}", store.name(&manifest_key(&committed.prefix))))
-    })?;
+    fetch_all(store, &committed.prefix, manifest, output, directory, name).await
+}
+
+/// Fetches what a manifest with a checksum of its own names.
+pub(super) async fn restore(store: &Store, prefix: &str, directory: &Path, name: &str) -> Result<(), InputError> {
+    let key = manifest_key(prefix);
+    let mut why = String::new();
+    for _ in 0..TRIES {
+        let bytes = store.read(&key).await?;
+        let bytes = bytes.ok_or_else(|| InputError::Missing(format!("{} does not exist", store.name(&key))))?;
+        match seal::verify(&bytes) {
+            Ok(()) => match serde_json::from_slice(&bytes) {
+                Ok(manifest) => return fetch_all(store, prefix, manifest, name, directory, name).await,
+                Err(error) => why = error.to_string(),
+            },
+            Err(found) => why = format!("its bytes have the checksum {found}, which is not the one that it names"),
+        }
+    }
+    Err(corrupt(format!("the manifest {} cannot be read: {why}", store.name(&key))))
+}
+
+/// Fetches every file of the manifest of `output` into `<directory>/<name>`.
+async fn fetch_all(
+    store: &Store,
+    prefix: &str,
+    manifest: Manifest,
+    output: &str,
+    directory: &Path,
+    name: &str,
+) -> Result<(), InputError> {
+    let Contents { directory: is_directory, files, ranges } = Contents::of(manifest, output)
+        .map_err(|why| corrupt(format!("the manifest {} is not safe: {why}", store.name(&manifest_key(prefix)))))?;
     let place = Arc::new(Place::prepare(directory, name, is_directory)?);
-    let (place, prefix) = (&place, committed.prefix.as_str());
+    let place = &place;
     let files = stream::iter(files)
         .map(|file| async move { fetch_file(store, prefix, &file, place, is_directory).await }.boxed())
         .boxed();

@@ -14,9 +14,11 @@ mod contents;
 mod pack;
 mod place;
 mod record;
+mod seal;
 mod uri;
 
-pub(crate) use record::{Record, read_record, sealed};
+pub(crate) use record::{Record, read_record};
+pub(crate) use seal::sealed;
 
 /// Inputs that are fetched at the same time.
 const INPUTS: usize = 4;
@@ -38,6 +40,11 @@ impl From<crate::store::StoreError> for InputError {
             other => Self::Other(other.into()),
         }
     }
+}
+
+/// Fetches the directory at `prefix`, whose manifest carries its own checksum, into `<root>/<name>`.
+pub(crate) async fn restore(store: &Store, prefix: &str, root: &Path, name: &str) -> Result<(), InputError> {
+    artifact::restore(store, prefix, root, name).await
 }
 
 fn corrupt(message: String) -> InputError {

@@ -42,63 +42,91 @@ struct Series {
     folds: BTreeMap<String, f64>,
 }
 
-/// Reads all lines; one that is not a metric is counted.
-pub(super) fn read(mut lines: impl BufRead, declared: &[String]) -> Summary {
-    let mut summary = Summary::default();
-    let mut series: BTreeMap<String, Series> = BTreeMap::new();
-    let mut buffer = Vec::new();
-    for number in 1.. {
-        buffer.clear();
-        match std::io::Read::take(&mut lines, LINE).read_until(b'\n', &mut buffer) {
-            Ok(0) => break,
-            Err(error) => {
-                bad(&mut summary, number, error.to_string());
-                break;
-            }
-            Ok(_) => {}
-        }
-        if buffer.len() as u64 == LINE && !buffer.ends_with(b"\n") {
-            bad(&mut summary, number, format!("it is longer than {} KiB", LINE >> 10));
-            if lines.skip_until(b'\n').is_err() {
-                break;
-            }
-            continue;
-        }
-        let text = String::from_utf8_lossy(&buffer);
-        if text.trim().is_empty() {
-            continue;
-        }
-        match parse(text.trim()) {
-            Err(why) => bad(&mut summary, number, why),
-            Ok((name, value, fold, slice)) => {
-                if !series.contains_key(&name) && series.len() >= MOST && !declared.contains(&name) {
-                    summary.dropped += 1;
-                    continue;
-                }
-                let one = series.entry(name).or_default();
-                match (fold, slice) {
-                    (None, false) => one.whole = Some(value),
-                    (Some(fold), false) => {
-                        one.folds.insert(fold, as_f64(&value));
-                    }
-                    // A slice is a part of the data, which says nothing of the whole.
-                    (_, true) => {}
-                }
-            }
-        }
-    }
-    summary.values = series.into_iter().filter_map(|(name, series)| Some((name, series.value()?))).collect();
-    summary
+/// What lines say, while they come.
+#[derive(Default)]
+pub(crate) struct Collector {
+    series: BTreeMap<String, Series>,
+    summary: Summary,
+    lines: u64,
 }
 
-fn bad(summary: &mut Summary, number: u64, why: String) {
-    summary.bad += 1;
-    summary.first_bad.get_or_insert((number, why));
+/// Reads all lines; one that is not a metric is counted.
+pub(super) fn read(lines: impl BufRead, declared: &[String]) -> Summary {
+    let mut collector = Collector::default();
+    collector.feed(lines, declared);
+    collector.finish()
+}
+
+impl Collector {
+    /// Reads lines to their end; one that is not a metric is counted.
+    pub(crate) fn feed(&mut self, mut lines: impl BufRead, declared: &[String]) {
+        let mut buffer = Vec::new();
+        loop {
+            self.lines += 1;
+            buffer.clear();
+            match std::io::Read::take(&mut lines, LINE).read_until(b'\n', &mut buffer) {
+                Ok(0) => break,
+                Err(error) => {
+                    self.bad(error.to_string());
+                    break;
+                }
+                Ok(_) => {}
+            }
+            if buffer.len() as u64 == LINE && !buffer.ends_with(b"\n") {
+                self.bad(format!("it is longer than {} KiB", LINE >> 10));
+                if lines.skip_until(b'\n').is_err() {
+                    break;
+                }
+                continue;
+            }
+            let text = String::from_utf8_lossy(&buffer);
+            if !text.trim().is_empty() {
+                self.line(text.trim(), declared);
+            }
+        }
+        self.lines -= 1;
+    }
+
+    fn line(&mut self, line: &str, declared: &[String]) {
+        let (name, value, fold, slice) = match parse(line) {
+            Ok(parsed) => parsed,
+            Err(why) => return self.bad(why),
+        };
+        if !self.series.contains_key(&name) && self.series.len() >= MOST && !declared.contains(&name) {
+            self.summary.dropped += 1;
+            return;
+        }
+        let one = self.series.entry(name).or_default();
+        match (fold, slice) {
+            (None, false) => one.whole = Some(value),
+            (Some(fold), false) => {
+                one.folds.insert(fold, as_f64(&value));
+            }
+            // A slice is a part of the data, which says nothing of the whole.
+            (_, true) => {}
+        }
+    }
+
+    fn bad(&mut self, why: String) {
+        self.summary.bad += 1;
+        self.summary.first_bad.get_or_insert((self.lines, why));
+    }
+
+    /// The value of one metric so far.
+    pub(crate) fn value(&self, name: &str) -> Option<Value> {
+        self.series.get(name)?.value()
+    }
+
+    fn finish(self) -> Summary {
+        let Self { series, mut summary, lines: _ } = self;
+        summary.values = series.into_iter().filter_map(|(name, series)| Some((name, series.value()?))).collect();
+        summary
+    }
 }
 
 impl Series {
-    fn value(self) -> Option<Value> {
-        self.whole.or_else(|| {
+    fn value(&self) -> Option<Value> {
+        self.whole.clone().or_else(|| {
             #[expect(clippy::cast_precision_loss, reason = "folds are few")]
             let count = self.folds.len() as f64;
             (count > 0.0).then(|| from_f64(self.folds.values().sum::<f64>() / count))

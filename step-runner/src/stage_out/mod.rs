@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
-use step_protocol::{CommittedOutput, Manifest, ManifestFile, Outcome, OutputSpec, StepSpec, paths};
+use step_protocol::{CommittedOutput, Outcome, OutputSpec, StepSpec, paths};
 
 use crate::beneath;
 use crate::failure::{Failure, say};
@@ -19,16 +19,18 @@ use crate::stop::Stop;
 use crate::store::{Store, StoreError};
 
 pub(crate) mod commit;
-mod metrics;
+pub(crate) mod metrics;
 mod pack;
 mod results;
+mod shipment;
 mod walk;
 
-use pack::Parcel;
-use walk::{Found, FoundFile};
+pub(crate) use shipment::Shipment;
+pub(crate) use walk::{FoundFile, small_file};
 
-/// Objects that are sent at the same time; their bytes are bounded by the store.
-const OBJECTS: usize = 32;
+use pack::Parcel;
+use shipment::{Origin, failed};
+use walk::Found;
 
 /// Up to so many objects are written durably one by one; more, all at once at the end.
 const FEW: usize = 64;
@@ -49,14 +51,6 @@ struct Publishable<'a> {
     directory: bool,
     root: Arc<OwnedFd>,
     parcels: Vec<Parcel>,
-}
-
-/// Where files are read.
-#[derive(Clone)]
-struct Origin {
-    root: Arc<OwnedFd>,
-    /// What it is called in messages.
-    at: Arc<Path>,
 }
 
 /// Where the results of one attempt go.
@@ -97,6 +91,7 @@ impl Publisher<'_> {
         for name in [paths::METRICS, paths::CHECKS] {
             if let Some(file) = self.open_file(name) {
                 let size = file.metadata().map_or(0, |meta| meta.len());
+                let file = file.take(size);
                 let key = self.attempt_key(name);
                 store.send(&key, file, size, self.given_up()).await.map_err(|error| self.failed(error))?;
                 made.keys.push(key);
@@ -136,12 +131,7 @@ impl Publisher<'_> {
     }
 
     fn failed(&self, error: StoreError) -> Failure {
-        match (error, self.stop.now()) {
-            (StoreError::Stopped, Some(stopped)) => {
-                crate::attempt::stopped(self.spec, stopped, "while its outputs were sent")
-            }
-            (error, _) => error.into(),
-        }
+        failed(self.spec, self.stop, error)
     }
 
     async fn send_output(
@@ -152,42 +142,16 @@ impl Publisher<'_> {
     ) -> Result<CommittedOutput, Failure> {
         let Publishable { output, directory, root, parcels } = found;
         let prefix = paths::output_prefix(&self.spec.prefix, self.spec.identity.attempt, &output.name);
-        for parcel in &parcels {
-            let key = format!("{prefix}/{}", parcel.name());
-            if let Parcel::File(file) = parcel
-                && store.is_too_long(&key)
-            {
-                let message = format!(
-                    "the path {:?} of the output {:?} is longer than an object's key may be",
-                    file.path, output.name
-                );
-                return Err(Failure::new(Outcome::OutputUnsafe, format!("{message}; use shorter names")));
-            }
-            keys.push(key);
-        }
-        let packs = parcels.iter().filter_map(Parcel::pack).collect();
         // A single file is opened by the output's name below the directory of outputs.
         let mut at = Path::new(&self.spec.root).join(paths::OUT);
         if directory {
             at.push(&output.name);
         }
         let from = Origin { root, at: at.into() };
-        let (from, prefix_of) = (&from, prefix.as_str());
-        let mut files: Vec<ManifestFile> = stream::iter(parcels)
-            .map(|parcel| async move {
-                let key = format!("{prefix_of}/{}", parcel.name());
-                match parcel {
-                    Parcel::File(file) => self.send_file(store, &key, file, from).await.map(|file| vec![file]),
-                    Parcel::Pack { index, files, size } => self.send_pack(store, &key, index, files, size, from).await,
-                }
-            })
-            .buffered(OBJECTS)
-            .try_concat()
-            .await?;
-        files.sort_by(|a, b| a.path.cmp(&b.path));
-        let bytes = files.iter().map(|file| file.size).sum();
-        let count = files.len() as u64;
-        let manifest = Manifest { version: step_protocol::VERSION, directory, files, packs };
+        let shipment = Shipment { step: self.spec, stop: self.stop, grace: self.grace };
+        let manifest = shipment.send(store, &prefix, directory, from, parcels, keys).await?;
+        let bytes = manifest.files.iter().map(|file| file.size).sum();
+        let count = manifest.files.len() as u64;
         let json = serde_json::to_vec(&manifest).map_err(|error| {
             Failure::new(Outcome::RunnerError, format!("the manifest of {:?}: {error}", output.name))
         })?;
@@ -204,46 +168,6 @@ impl Publisher<'_> {
             bytes,
             files: count,
         })
-    }
-
-    async fn send_file(
-        &self,
-        store: &Store,
-        key: &str,
-        file: FoundFile,
-        from: &Origin,
-    ) -> Result<ManifestFile, Failure> {
-        let FoundFile { path, size, executable } = file;
-        let opened = beneath::open(from.root.as_fd(), &path, OFlags::RDONLY, Mode::empty());
-        let opened = opened.map_err(|error| Failure::io("read", &from.at.join(&path), &error.into()))?;
-        let sent = store.send(key, File::from(opened), size, self.given_up()).await;
-        let sent = sent.map_err(|error| self.failed(error))?;
-        Ok(ManifestFile { path, size: sent.size, digest: sent.digest, executable, packed: None })
-    }
-
-    async fn send_pack(
-        &self,
-        store: &Store,
-        key: &str,
-        index: usize,
-        files: Vec<FoundFile>,
-        size: u64,
-        from: &Origin,
-    ) -> Result<Vec<ManifestFile>, Failure> {
-        let Origin { root, at } = from.clone();
-        let fill = move |buffer: &mut Vec<u8>| pack::fill(root.as_fd(), index, files, &at, buffer);
-        let sending = async {
-            let (filled, bytes) = store.fill(size, fill).await?;
-            // What cannot be read is not sent.
-            let Ok(files) = filled else { return Ok(filled) };
-            store.send_filled(key, bytes).await?;
-            Ok(Ok(files))
-        };
-        let sent = tokio::select! {
-            sent = sending => sent,
-            () = self.given_up() => Err(StoreError::Stopped),
-        };
-        sent.map_err(|error| self.failed(error))?
     }
 
     /// Sends the kept log, unless `limit` ends first.

@@ -9,9 +9,9 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
-use step_protocol::{ManifestFile, Outcome, Pack, Packed, paths};
+use step_protocol::{ManifestFile, Pack, Packed, paths};
 
-use super::walk::FoundFile;
+use super::walk::{self, FoundFile};
 use crate::beneath;
 use crate::digest;
 use crate::failure::Failure;
@@ -121,11 +121,7 @@ fn append(
     File::from(opened).take(size + 1).read_to_end(buffer).map_err(failed)?;
     let bytes = &buffer[offset..];
     if bytes.len() as u64 != size {
-        let message = format!(
-            "{} had {size} bytes when the program had ended, and has others now: something else writes to it",
-            at.join(&path).display()
-        );
-        return Err(Failure::new(Outcome::OutputUnsafe, message));
+        return Err(walk::changed(&at.join(&path), size));
     }
     let digest = digest::sha256(bytes);
     Ok(ManifestFile { path, size, digest, executable, packed: Some(Packed { pack, offset: offset as u64 }) })
@@ -134,6 +130,8 @@ fn append(
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd as _;
+
+    use step_protocol::Outcome;
 
     use super::*;
 

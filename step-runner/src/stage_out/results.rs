@@ -57,6 +57,10 @@ fn parse(text: &str, kind: ValueType) -> Result<Value, String> {
         ValueType::List | ValueType::Object => {
             let value: Value =
                 serde_json::from_str(trimmed).map_err(|error| format!("{} is not JSON: {error}", shown()))?;
+            if step_protocol::nests_too_deep(&value) {
+                let limit = step_protocol::NESTING_LIMIT;
+                return Err(format!("it is nested deeper than {limit} levels; write such data as an output"));
+            }
             let fits = if kind == ValueType::List { value.is_array() } else { value.is_object() };
             let wanted = if kind == ValueType::List { "list" } else { "object" };
             if fits { Ok(value) } else { Err(format!("{} is not a JSON {wanted}", shown())) }
@@ -96,6 +100,7 @@ mod tests {
             ("{}", ValueType::List, "list"),
             ("[]", ValueType::Object, "object"),
             ("{", ValueType::Object, "JSON"),
+            (&format!("{}{}", "[".repeat(65), "]".repeat(65)), ValueType::List, "deeper than 64 levels"),
         ] {
             let refused = parse(text, kind).unwrap_err();
             assert!(refused.contains(why), "{text:?}: {refused}");

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use step_protocol::{Outcome, StepSpec, paths};
 
 use crate::beneath;
-use crate::failure::Failure;
+use crate::failure::{Failure, shown};
 
 /// An output, looked through but not read.
 #[derive(Debug)]
@@ -23,10 +23,10 @@ pub(super) struct Found {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct FoundFile {
-    pub(super) path: String,
-    pub(super) size: u64,
-    pub(super) executable: bool,
+pub(crate) struct FoundFile {
+    pub(crate) path: String,
+    pub(crate) size: u64,
+    pub(crate) executable: bool,
 }
 
 /// Finds the output `name` below the root of the step.
@@ -127,9 +127,18 @@ fn unsafe_output(path: &Path, what: &str) -> Failure {
         Outcome::OutputUnsafe,
         format!(
             "{} {what}: an output is made of regular files in its own directory; copy what it needs there",
-            path.display()
+            shown(path)
         ),
     )
+}
+
+/// A file that had another size when it was found.
+pub(super) fn changed(path: &Path, size: u64) -> Failure {
+    let message = format!(
+        "{} had {size} bytes when the program had ended, and has others now: something else writes to it",
+        shown(path)
+    );
+    Failure::new(Outcome::OutputUnsafe, message)
 }
 
 fn refused(path: &Path, error: Errno) -> Failure {
@@ -142,7 +151,7 @@ fn refused(path: &Path, error: Errno) -> Failure {
 }
 
 /// A regular file below `directory` of at most `limit` bytes; `None` if there is none.
-pub(super) fn small_file(root: BorrowedFd<'_>, path: &str, limit: u64) -> Result<Option<Vec<u8>>, String> {
+pub(crate) fn small_file(root: BorrowedFd<'_>, path: &str, limit: u64) -> Result<Option<Vec<u8>>, String> {
     use std::io::Read as _;
     let file = match beneath::open(root, path, OFlags::RDONLY, Mode::empty()) {
         Ok(file) => File::from(file),

@@ -210,6 +210,12 @@ impl Store {
         }
     }
 
+    /// The same store with room of its own for so many parts in memory.
+    pub(crate) fn with_parts(&self, parts: usize) -> Self {
+        let budget = Arc::new(Semaphore::new(parts.max(1) * units(PART) as usize));
+        Self { budget, buffers: upload::Buffers::default(), ..self.clone() }
+    }
+
     /// The same store, but what it writes on a volume survives a power cut, each object by itself. Elsewhere that is the store's
     /// own promise.
     pub(crate) fn durable(&self) -> Self {

@@ -3,7 +3,13 @@
 #![allow(unreachable_pub, reason = "each test binary is a crate of its own")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
+pub mod endpoint;
+pub mod gang;
+pub mod group;
+pub mod network;
 pub mod proxy;
+pub mod python;
+pub mod worlds;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -46,6 +52,8 @@ pub struct Step {
     /// Words before the runner's own, such as `setpriv`.
     pub wrapper: Vec<String>,
     pub stdin: Option<Stdio>,
+    /// Where its output goes instead of to [`Done::stdout`].
+    pub stdout: Option<Stdio>,
 }
 
 impl World {
@@ -95,10 +103,12 @@ impl World {
             timeout_seconds: None,
             grace_seconds: 20,
             report: None,
+            rank: None,
+            checkpoint: None,
         };
         let termination = root.with_extension("termination");
         std::fs::write(&termination, "").unwrap();
-        Step { spec, env: self.credentials.clone(), termination, wrapper: Vec::new(), stdin: None }
+        Step { spec, env: self.credentials.clone(), termination, wrapper: Vec::new(), stdin: None, stdout: None }
     }
 
     pub fn record(&self, stage: &str) -> Option<CommitRecord> {
@@ -181,7 +191,8 @@ impl Step {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env_clear().envs(self.spec.to_env().unwrap());
         command.env("TRAINYARD_TERMINATION_LOG", &self.termination).envs(self.env.iter().cloned());
-        command.stdin(self.stdin.take().unwrap_or_else(Stdio::null)).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(self.stdin.take().unwrap_or_else(Stdio::null));
+        command.stdout(self.stdout.take().unwrap_or_else(Stdio::piped)).stderr(Stdio::piped());
         command.spawn().unwrap()
     }
 

@@ -4,6 +4,7 @@ use super::pods::Attempt;
 use super::{Evidence, Violation};
 use crate::faults::history::{Change, Kind};
 use crate::faults::kubelet;
+use crate::faults::user::During;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use step_protocol::InputSource;
@@ -33,6 +34,8 @@ pub(super) fn succeeded_means_committed(evidence: Evidence<'_>) -> Vec<Violation
             }
             // It was somebody else's Pod by then.
             Some(_) if row["reason"] == "NameConflict" => {}
+            Some(_) if row["phase"] == "Cancelled" && ended_while_it_was_cancelled(evidence, run.uid(), name) => {}
+            Some(commit) if a_later_attempt_could_not_be(evidence, row, commit.attempt) => {}
             Some(_) if !succeeded && super::status::has_ended(&run.object) => {
                 found.push(Violation::new("I5", format!("stage {name} has a commit record and is {}", row["phase"])));
             }
@@ -52,6 +55,37 @@ pub(super) fn succeeded_means_committed(evidence: Evidence<'_>) -> Vec<Violation
         }
     }
     found
+}
+
+/// Whether a stage failed since the API server refused the Pod of an attempt after the one that committed. An attempt whose Pod is gone
+/// before anybody saw it succeed is repeated; the repetition would have found the record.
+fn a_later_attempt_could_not_be(evidence: Evidence<'_>, row: &Value, committed: u32) -> bool {
+    let mut reasons = evidence.strikes.iter().flat_map(|strike| strike.fault.may_fail_for());
+    row["phase"] == "Failed"
+        && reasons.any(|reason| row["reason"] == *reason)
+        && row["attempt"].as_u64().is_some_and(|attempt| attempt > u64::from(committed))
+}
+
+/// Whether the Pod of a stage was being deleted before anybody could see that it had succeeded, and the operator was struck
+/// meanwhile: by the time that it looks again the Pod is gone, and the store is not the operator's to read.
+fn ended_while_it_was_cancelled(evidence: Evidence<'_>, run_uid: &str, stage: &str) -> bool {
+    let is_struck = !evidence.strikes.is_empty() && evidence.workload.during == Some(During::Cancel);
+    let being_deleted = evidence.history.versions(Kind::Pod).into_iter().any(|pod| {
+        let is_its = Attempt::of(&pod.object).is_some_and(|pod| pod.run_uid == run_uid && pod.stage == stage);
+        is_its && !pod.object["metadata"]["deletionTimestamp"].is_null() && !super::pods::is_over(pod)
+    });
+    is_struck && being_deleted
+}
+
+/// Whether a stage counts as cancelled, has a commit record, and that is as it may be.
+pub(super) fn any_ended_while_it_was_cancelled(evidence: Evidence<'_>) -> bool {
+    let runs = evidence.history.versions(Kind::Run);
+    runs.last().is_some_and(|run| {
+        rows(&run.object).iter().filter(|row| row["phase"] == "Cancelled").any(|row| {
+            let name = row["name"].as_str().unwrap_or_default();
+            evidence.commit(run.uid(), name).is_some() && ended_while_it_was_cancelled(evidence, run.uid(), name)
+        })
+    })
 }
 
 /// The digest that a Pod is told to expect of an input is that of the output.
@@ -86,6 +120,8 @@ pub(super) fn consumers_get_what_producers_made(evidence: Evidence<'_>) -> Vec<V
 #[cfg(test)]
 mod tests {
     use super::super::world::{World, one};
+    use super::*;
+    use crate::faults::fault::{Fault, Place, Strike};
 
     #[test]
     fn success_without_a_record_is_seen() {
@@ -99,6 +135,41 @@ mod tests {
         let mut world = World::chain();
         world.last_run()["status"]["stages"][1]["phase"] = "Failed".into();
         assert_eq!(one(&world.check(), "I5"), "stage second has a commit record and is \"Failed\"");
+    }
+
+    #[test]
+    fn a_record_of_an_attempt_that_nobody_saw_may_be_followed_by_a_pod_that_is_refused() {
+        let failed = |attempt: u32, reason: &str, fault: Fault| {
+            let mut world = World::chain();
+            world.strikes = vec![Strike { place: Place::Write(7), fault }];
+            let row = &mut world.last_run()["status"]["stages"][1];
+            (row["phase"], row["reason"], row["attempt"]) = ("Failed".into(), reason.into(), attempt.into());
+            world.check().iter().filter(|violation| violation.invariant == "I5").count()
+        };
+        assert_eq!(failed(2, "PodRejected", Fault::Invalid), 0);
+        assert_eq!(failed(1, "PodRejected", Fault::Invalid), 1);
+        assert_eq!(failed(2, "UserError", Fault::Invalid), 1);
+        assert_eq!(failed(2, "PodRejected", Fault::Conflict), 1);
+    }
+
+    #[test]
+    fn a_stage_that_ends_while_it_is_cancelled_may_be_cancelled() {
+        let cancelled = |deleting: bool, strikes: &[Strike]| {
+            let mut world = World::before_the_end();
+            world.cancelled_by_its_user();
+            world.strikes = strikes.to_vec();
+            let pod = world.pod("second", 1, "uid-second-1", Change::Modified, "Running", Value::Null);
+            if deleting {
+                pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+            }
+            world.commit("second");
+            world.run(World::status("Cancelled", &[("first", "Succeeded", 1), ("second", "Cancelled", 1)]));
+            world.check().iter().filter(|violation| violation.invariant == "I5").count()
+        };
+        let strike = Strike { place: Place::Write(7), fault: Fault::KillAfterCommit };
+        assert_eq!(cancelled(true, &[strike]), 0);
+        assert_eq!(cancelled(false, &[strike]), 1);
+        assert_eq!(cancelled(true, &[]), 1);
     }
 
     #[test]

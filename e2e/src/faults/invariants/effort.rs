@@ -10,6 +10,8 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(120);
 /// Writes of the operator for each stage, at most.
 const WRITES: usize = 20;
+/// Reconciles for each stage, and for each of its attempts after the first, at most.
+const RECONCILES: usize = 20;
 
 /// A process that has been told that a Pod was created does not ask for it again.
 pub(super) fn no_write_is_repeated(evidence: Evidence<'_>) -> Vec<Violation> {
@@ -30,7 +32,7 @@ pub(super) fn no_write_is_repeated(evidence: Evidence<'_>) -> Vec<Violation> {
             *told.entry(key).or_default() += 1;
         }
     }
-    let stages = evidence.workload.stages.len();
+    let stages = evidence.workload.size();
     let writes = evidence.history.writes().len();
     if writes > WRITES * stages.max(2) {
         found.push(Violation::new("I9", format!("{writes} writes for {stages} stages")));
@@ -39,12 +41,39 @@ pub(super) fn no_write_is_repeated(evidence: Evidence<'_>) -> Vec<Violation> {
     found
 }
 
+/// Once all has ended nothing is written any more, and until then nothing was looked at over and over.
+pub(super) fn then_it_is_quiet(evidence: Evidence<'_>) -> Vec<Violation> {
+    let rest = evidence.history.entries.iter().find_map(|entry| match entry.what {
+        What::Rest { reconciles } => Some((entry.at, reconciles)),
+        _ => None,
+    });
+    let Some((since, reconciles)) = rest else { return Vec::new() };
+    let mut found: Vec<Violation> = evidence
+        .history
+        .writes()
+        .iter()
+        .filter(|write| write.at > since)
+        .map(|write| {
+            let (method, path) = (&write.request.method, &write.request.path);
+            Violation::new("I9", format!("{method} {path} {} s after the end", (write.at - since).as_secs()))
+        })
+        .collect();
+    let stages = evidence.workload.size();
+    let again = super::pods::attempts(evidence).iter().filter(|attempt| attempt.number > 1).count()
+        + super::job::ranks_again(evidence);
+    if usize::try_from(reconciles).unwrap_or(usize::MAX) > RECONCILES * (stages.max(2) + again) {
+        let what = format!("{reconciles} reconciles for {stages} stages and {again} attempts after the first");
+        found.push(Violation::new("I9", what));
+    }
+    found
+}
+
 /// The run has ended at most two minutes after the last fault, or after its beginning.
 pub(super) fn the_end_comes_soon(evidence: Evidence<'_>) -> Vec<Violation> {
     let fault = evidence.history.last_fault().unwrap_or_default();
     let held: Duration = evidence.strikes.iter().map(|strike| strike.fault.holds()).max().unwrap_or_default();
     let ended = evidence.history.entries.iter().find_map(|entry| match &entry.what {
-        What::Version(version) if version.kind == Kind::Run => {
+        What::Version(version) if matches!(version.kind, Kind::Run | Kind::Job) => {
             let over = version.change == Change::Deleted || super::status::has_ended(&version.object);
             over.then_some(entry.at)
         }
@@ -62,7 +91,7 @@ pub(super) fn the_end_comes_soon(evidence: Evidence<'_>) -> Vec<Violation> {
 #[cfg(test)]
 mod tests {
     use super::super::world::{World, one};
-    use crate::faults::history::{Reply, Request, What};
+    use crate::faults::history::{Change, Reply, Request, What};
     use serde_json::{Value, json};
     use std::time::Duration;
 
@@ -83,6 +112,34 @@ mod tests {
             world.push(What::Reply(Reply { id, status: 201, body: Value::Null }));
         }
         assert_eq!(one(&world.check(), "I9"), "process 1 creates Pod a again");
+    }
+
+    #[test]
+    fn a_write_after_the_end_is_seen() {
+        let mut world = World::chain();
+        world.push(What::Rest { reconciles: 40 });
+        assert_eq!(world.check(), []);
+        let request =
+            Request { id: 101, write: Some(50), method: "PATCH".into(), path: "a".into(), ..Request::default() };
+        world.push(What::Request(request));
+        assert_eq!(one(&world.check(), "I9"), "PATCH a 1 s after the end");
+    }
+
+    #[test]
+    fn looking_too_often_is_seen() {
+        let mut world = World::chain();
+        world.push(What::Rest { reconciles: 41 });
+        assert_eq!(one(&world.check(), "I9"), "41 reconciles for 2 stages and 0 attempts after the first");
+    }
+
+    #[test]
+    fn another_attempt_may_be_looked_at_as_often() {
+        for (reconciles, seen) in [(60, 0), (61, 1)] {
+            let mut world = World::chain();
+            world.pod("second", 2, "uid-again", Change::Added, "Pending", Value::Null);
+            world.push(What::Rest { reconciles });
+            assert_eq!(world.check().iter().filter(|violation| violation.invariant == "I9").count(), seen);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// What is found in the files of a case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Files {
-    /// Temporary files and open uploads in the store.
+    /// Temporary files in the store.
     pub temporary: Vec<String>,
     /// Files in which the store's secret key stands.
     pub secrets: Vec<String>,

@@ -9,17 +9,20 @@
 //! | I5 | a stage has succeeded exactly when its commit record is there and right; a consumer gets the producer's digest | `artifacts` |
 //! | I6 | what has ended stays as it is, and status never shows what was not true | `status` |
 //! | I7 | the end is that of the run without a fault, as far as the fault allows | `outcome` |
-//! | I8 | no Pod, temporary object or open upload is left of what has ended | `leftovers` |
+//! | I8 | no Pod and no temporary file is left of what has ended; for open uploads see `step-runner/tests` | `leftovers` |
 //! | I9 | the end comes soon, nothing is done twice without a reason, and then it is quiet | `effort` |
 //! | I10 | objects, notes and messages stay below their limits | `limits` |
 //! | I11 | planted secrets appear nowhere | `leftovers` |
 //! | I12 | no panic | `leftovers` |
+//!
+//! Of a training job I7 to I12 hold in the same way, and T1 to T7 in place of the others: see `job`.
 //!
 //! Beside these: an operator that ends by itself (`process`), a forged report that was believed (`forgery`), a Pod of others
 //! that was touched (`foreign`).
 
 mod artifacts;
 mod effort;
+mod job;
 mod leftovers;
 mod limits;
 mod outcome;
@@ -40,7 +43,7 @@ use std::fmt;
 /// Something that should never be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// `I1` to `I12`, `process`, `forgery`, `foreign`, or `end` for a case that came to none.
+    /// `I1` to `I12`, `T1` to `T7`, `process`, `forgery`, `foreign`, or `end` for a case that came to none.
     pub invariant: &'static str,
     /// What was seen.
     pub what: String,
@@ -110,7 +113,9 @@ pub fn check(evidence: Evidence<'_>) -> Vec<Violation> {
     found.extend(leftovers::nothing_panics(evidence));
     found.extend(effort::no_write_is_repeated(evidence));
     found.extend(effort::the_end_comes_soon(evidence));
+    found.extend(effort::then_it_is_quiet(evidence));
     found.extend(limits::sizes_stay_small(evidence));
+    found.extend(job::check(evidence));
     found
 }
 

@@ -1,7 +1,7 @@
 //! I1 to I4: which Pods there may be, and when.
 
 use super::{Evidence, Violation};
-use crate::faults::history::{Change, Kind, Version};
+use crate::faults::history::{Change, Kind, Version, What};
 use crate::faults::monkey::FOREIGN;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +50,11 @@ fn versions<'a>(evidence: Evidence<'a>) -> Vec<(Attempt, &'a Version)> {
     found
 }
 
+/// Every attempt that had a Pod.
+pub(super) fn attempts(evidence: Evidence<'_>) -> BTreeSet<Attempt> {
+    versions(evidence).into_iter().map(|(attempt, _)| attempt).collect()
+}
+
 /// The names of Pods end with 80 bits of hash in base32: 16 characters.
 pub(super) fn names_carry_their_hash(evidence: Evidence<'_>) -> Vec<Violation> {
     let mut found: Vec<Violation> = versions(evidence)
@@ -87,16 +92,58 @@ pub(super) fn is_over(version: &Version) -> bool {
         || matches!(phase(&version.object), "Succeeded" | "Failed")
 }
 
-/// I1: at most one Pod UID ever for each run, stage and attempt.
+/// I1: at most one Pod UID ever for each run, stage and attempt. One case is told to users as possible: a Pod that others took away
+/// while no operator was there, and that no status had named by then.
 pub(super) fn one_uid_per_attempt(evidence: Evidence<'_>) -> Vec<Violation> {
-    let mut uids: BTreeMap<Attempt, BTreeSet<&str>> = BTreeMap::new();
+    let mut created: BTreeMap<Attempt, Vec<&Version>> = BTreeMap::new();
     for (attempt, version) in versions(evidence) {
-        uids.entry(attempt).or_default().insert(version.uid());
+        let pods = created.entry(attempt).or_default();
+        if pods.iter().all(|known| known.uid() != version.uid()) {
+            pods.push(version);
+        }
     }
-    let several = uids.into_iter().filter(|(_, uids)| uids.len() > 1);
+    let several = created.into_iter().filter(|(attempt, pods)| {
+        pods.windows(2).any(|two| !(evidence.has_class('E') && is_forgotten(evidence, attempt, two[0], two[1])))
+    });
     several
-        .map(|(attempt, uids)| Violation::new("I1", format!("{attempt:?} had {} Pods: {uids:?}", uids.len())))
+        .map(|(attempt, pods)| {
+            let uids: BTreeSet<&str> = pods.iter().map(|pod| pod.uid()).collect();
+            Violation::new("I1", format!("{attempt:?} had {} Pods: {uids:?}", uids.len()))
+        })
         .collect()
+}
+
+/// Whether a Pod was gone before another one of the same attempt was created by a later process, and no status had named it until then.
+fn is_forgotten(evidence: Evidence<'_>, attempt: &Attempt, first: &Version, second: &Version) -> bool {
+    let entries = &evidence.history.entries;
+    let place = |wanted: &dyn Fn(&Version) -> bool| {
+        entries.iter().position(|entry| matches!(&entry.what, What::Version(version) if wanted(version)))
+    };
+    let made = place(&|version| version.uid() == first.uid());
+    let again = place(&|version| version.uid() == second.uid());
+    let (Some(made), Some(again)) = (made, again) else { return false };
+    let between = entries.get(made..again).unwrap_or_default();
+    let is_gone = between.iter().any(|entry| {
+        matches!(&entry.what, What::Version(version) if version.uid() == first.uid() && version.change == Change::Deleted)
+    });
+    let is_another_process =
+        between.iter().any(|entry| matches!(entry.what, What::Started(_))) || have_several_made(evidence, first.name());
+    let is_named = evidence.history.versions(Kind::Run).iter().any(|run| {
+        run.revision() < second.revision()
+            && super::artifacts::rows(&run.object)
+                .iter()
+                .any(|row| row["pod"] == first.name() && row["name"] == attempt.stage)
+    });
+    is_gone && is_another_process && !is_named
+}
+
+/// Whether more than one process has asked for a Pod of this name: what the first one asked for may come when the second one is there.
+pub(super) fn have_several_made(evidence: Evidence<'_>, name: &str) -> bool {
+    let writes = evidence.history.writes();
+    let creates = writes.iter().map(|write| &write.request).filter(|request| {
+        request.method == "POST" && request.path.ends_with("/pods") && request.body["metadata"]["name"] == name
+    });
+    creates.map(|request| request.process).collect::<BTreeSet<_>>().len() > 1
 }
 
 /// I2: at most one live Pod for each stage of a run. One that is being deleted lives until it is gone.
@@ -129,7 +176,10 @@ enum Cost {
 
 /// What an ended Pod costs. One that vanished without a word is the infrastructure's.
 fn cost(last: &Version) -> Cost {
-    if last.object["metadata"]["ownerReferences"].is_null() {
+    let metadata = &last.object["metadata"];
+    // Who watches our label sees only that it went, and not how it ended.
+    let hidden = last.change == Change::Deleted && metadata["labels"]["trainyard.dev/run-uid"].is_null();
+    if metadata["ownerReferences"].is_null() || hidden {
         return Cost::Infra;
     }
     let state = &last.object["status"]["containerStatuses"][0]["state"]["terminated"];
@@ -137,9 +187,14 @@ fn cost(last: &Version) -> Cost {
     let has_commit = state["message"].as_str().is_some_and(|message| message.contains("\"commit\""));
     match Outcome::from_exit_code(i32::try_from(code).unwrap_or(-1)) {
         Some(Outcome::Succeeded) if has_commit => Cost::Nothing,
-        None | Some(Outcome::Succeeded | Outcome::Disrupted | Outcome::StoreUnavailable | Outcome::RunnerError) => {
-            Cost::Infra
-        }
+        None
+        | Some(
+            Outcome::Succeeded
+            | Outcome::Disrupted
+            | Outcome::StoreUnavailable
+            | Outcome::RunnerError
+            | Outcome::GangTimeout,
+        ) => Cost::Infra,
         Some(
             Outcome::UserError
             | Outcome::OOMKilled
@@ -148,6 +203,7 @@ fn cost(last: &Version) -> Cost {
             | Outcome::OutputUnsafe
             | Outcome::ResultInvalid
             | Outcome::DiskFull
+            | Outcome::Stalled
             | Outcome::ArtifactCorrupt,
         ) => Cost::User,
         Some(
@@ -187,6 +243,8 @@ fn refusal(evidence: Evidence<'_>, attempt: &Attempt, earlier: &[Option<&Version
             return Some(format!("attempt {number} was {}", phase(&version.object)));
         }
         match cost(version) {
+            // Who never saw that it succeeded repeats it; the repetition finds its record.
+            Cost::Nothing if was_missed(evidence, version) => infra += 1,
             Cost::Nothing => return Some(format!("attempt {number} had succeeded")),
             Cost::Fatal => return Some(format!("attempt {number} ended in a way that is never repeated")),
             Cost::User => user += 1,
@@ -198,6 +256,32 @@ fn refusal(evidence: Evidence<'_>, attempt: &Attempt, earlier: &[Option<&Version
         return Some(format!("{user} attempts had failed by its own fault, of which {retries} are repeated"));
     }
     (infra > INFRA_BUDGET).then(|| format!("{infra} attempts had failed by the infrastructure's fault"))
+}
+
+/// Whether a Pod succeeded and was gone before the operator was shown or could read that it had: no event of its success reached the
+/// operator, no Pod was asked for between its success and its deletion, and runners do not report by themselves.
+fn was_missed(evidence: Evidence<'_>, last: &Version) -> bool {
+    let entries = &evidence.history.entries;
+    let is_its = |version: &Version| version.uid() == last.uid();
+    let place = |wanted: &dyn Fn(&Version) -> bool| {
+        entries
+            .iter()
+            .position(|entry| matches!(&entry.what, What::Version(version) if is_its(version) && wanted(version)))
+    };
+    let succeeded = place(&|version| is_over(version) && matches!(cost(version), Cost::Nothing));
+    let gone = place(&|version| version.change == Change::Deleted);
+    let (Some(succeeded), Some(gone)) = (succeeded, gone) else { return false };
+    let What::Version(success) = &entries[succeeded].what else { return false };
+    let shows = |object: &str| {
+        let revision = object.strip_prefix(&format!("Pod {}@", last.name())).and_then(|text| text.parse::<u64>().ok());
+        revision.is_some_and(|revision| revision >= success.revision())
+    };
+    let was_shown = entries.iter().any(|entry| matches!(&entry.what, What::Watched { object, .. } if shows(object)));
+    let was_read = entries[succeeded..gone].iter().any(|entry| {
+        matches!(&entry.what, What::Request(request) if request.method == "GET" && Kind::of_path(&request.path) == Some(Kind::Pod))
+            || matches!(&entry.what, What::Request(request) if request.path.ends_with(last.name()))
+    });
+    !evidence.workload.early_reports && !was_shown && !was_read
 }
 
 /// I4: no Pod before all it depends on has committed, none after the run has ended.
@@ -230,6 +314,8 @@ pub(super) fn nothing_too_early_or_too_late(evidence: Evidence<'_>) -> Vec<Viola
 mod tests {
     use super::super::world::{World, one};
     use super::*;
+    use crate::faults::fault::{Fault, Place, PodPhase, Strike};
+    use crate::faults::history::Request;
     use serde_json::json;
     use std::time::Duration;
 
@@ -239,6 +325,26 @@ mod tests {
         world.pod("first", 1, "uid-again", Change::Added, "Pending", Value::Null);
         world.pod("first", 1, "uid-again", Change::Deleted, "Pending", Value::Null);
         assert!(one(&world.check(), "I1").contains("had 2 Pods"));
+    }
+
+    #[test]
+    fn a_pod_that_nobody_knew_and_others_took_may_be_created_again() {
+        let count = |named: bool, strikes: &[Strike], restarted: bool| {
+            let mut world = World::new();
+            world.strikes = strikes.to_vec();
+            let row = if named { ("first", "Pending", 1) } else { ("first", "Waiting", 0) };
+            world.pod("first", 1, "uid-first-1", Change::Added, "Pending", Value::Null);
+            world.run(World::status("Running", &[row, ("second", "Waiting", 0)]));
+            world.pod("first", 1, "uid-first-1", Change::Deleted, "Pending", Value::Null);
+            if restarted {
+                world.push(What::Started(2));
+            }
+            world.pod("first", 1, "uid-again", Change::Added, "Pending", Value::Null);
+            world.check().iter().filter(|violation| violation.invariant == "I1").count()
+        };
+        let strikes = [Strike { place: Place::Pod(1, PodPhase::Created), fault: Fault::Delete }];
+        assert_eq!(count(false, &strikes, true), 0);
+        assert_eq!([count(true, &strikes, true), count(false, &[], true), count(false, &strikes, false)], [1, 1, 1]);
     }
 
     #[test]
@@ -275,6 +381,32 @@ mod tests {
             let found = attempt_two_after(phase, code, "");
             assert!(found.iter().all(|violation| violation.invariant == "I8"), "{code}: {found:?}");
         }
+    }
+
+    #[test]
+    fn what_succeeded_and_was_gone_before_the_operator_saw_it_is_repeated() {
+        let repeated = |early_reports: bool, shown: bool, read: bool| {
+            let mut world = World::before_the_end();
+            world.workload.early_reports = early_reports;
+            let ended = json!({"exitCode": 0, "message": "{\"commit\":\"x\"}"});
+            let success = world.pod("second", 1, "uid-second-1", Change::Modified, "Succeeded", ended.clone());
+            let (name, version) = (success["metadata"]["name"].clone(), success["metadata"]["resourceVersion"].clone());
+            let object = format!("Pod {}@{}", name.as_str().unwrap(), version.as_str().unwrap());
+            if read {
+                let (method, path) = ("GET".into(), "/api/v1/namespaces/n/pods".into());
+                world.push(What::Request(Request { method, path, ..Request::default() }));
+            }
+            world.pod("second", 1, "uid-second-1", Change::Deleted, "Succeeded", ended);
+            if shown {
+                world.push(What::Watched { process: 1, event: "MODIFIED".into(), object });
+            }
+            world.pod("second", 2, "uid-s2", Change::Added, "Pending", Value::Null);
+            world.check().iter().filter(|violation| violation.invariant == "I3").count()
+        };
+        assert_eq!(repeated(false, false, false), 0);
+        assert_eq!(repeated(true, false, false), 1);
+        assert_eq!(repeated(false, true, false), 1);
+        assert_eq!(repeated(false, false, true), 1);
     }
 
     #[test]

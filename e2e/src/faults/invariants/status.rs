@@ -57,7 +57,7 @@ fn of_runs(evidence: Evidence<'_>) -> Vec<&Version> {
 }
 
 /// The fields that differ, with both values.
-fn difference(old: &Value, new: &Value) -> String {
+pub(super) fn difference(old: &Value, new: &Value) -> String {
     let empty = serde_json::Map::new();
     let (old, new) = (old.as_object().unwrap_or(&empty), new.as_object().unwrap_or(&empty));
     let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();

@@ -1,9 +1,10 @@
 //! Histories by hand: a good one of two stages, to plant a violation in.
 
 use super::{Evidence, Files, Summary, Violation, check};
-use crate::faults::fault::Expected;
+use crate::faults::fault::{Expected, Strike};
 use crate::faults::history::{Change, Entry, History, Kind, Reply, Request, Version, What};
 use crate::faults::store::Commit;
+use crate::faults::user::During;
 use crate::faults::workload::{Stage, Workload};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -13,13 +14,14 @@ use step_protocol::{Identity, InputSource, InputSpec, StepSpec, StoreSpec};
 const UID: &str = "run-uid";
 
 pub(super) struct World {
-    workload: Workload,
+    pub workload: Workload,
     history: History,
     revision: u64,
     writes: u32,
     pub commits: Vec<Commit>,
     pub files: Files,
     pub expected: Option<Summary>,
+    pub strikes: Vec<Strike>,
 }
 
 /// The only violation of this invariant.
@@ -42,6 +44,7 @@ impl World {
                 name: "chain2",
                 pipeline: Value::Null,
                 stages: vec![Stage::new("first", &[], 0), Stage::new("second", &["first"], 0)],
+                job: None,
                 early_reports: true,
                 bucket: false,
                 during: None,
@@ -54,6 +57,7 @@ impl World {
             commits: Vec::new(),
             files: Files::default(),
             expected: None,
+            strikes: Vec::new(),
         }
     }
 
@@ -99,8 +103,13 @@ impl World {
             files: &self.files,
             expected: self.expected.as_ref(),
             tolerated: Expected::Same,
-            strikes: &[],
+            strikes: &self.strikes,
         })
+    }
+
+    /// Its user cancels it meanwhile.
+    pub fn cancelled_by_its_user(&mut self) {
+        (self.workload.during, self.workload.end) = (Some(During::Cancel), "Cancelled");
     }
 
     /// Everything comes so much later.
@@ -216,7 +225,7 @@ impl World {
         self.last(Kind::Pod)
     }
 
-    fn commit(&mut self, stage: &str) {
+    pub fn commit(&mut self, stage: &str) {
         let at = Duration::from_secs(self.history.entries.len() as u64);
         let outputs = BTreeMap::from([("text".to_owned(), format!("sha256:{stage}"))]);
         let (run_uid, stage, key) = (UID.to_owned(), stage.to_owned(), commit_key(stage));
@@ -282,5 +291,7 @@ fn step(stage: &str, attempt: u32) -> StepSpec {
         timeout_seconds: None,
         grace_seconds: 30,
         report: None,
+        rank: None,
+        checkpoint: None,
     }
 }

@@ -1,7 +1,7 @@
 //! What can be said of the kubelet without an API server; the sweep's own run without a fault says the rest.
 
 use super::*;
-use step_protocol::{Identity, StoreSpec, Text};
+use step_protocol::{Framework, Identity, RankSpec, RoleSpec, StoreSpec, Text};
 
 fn shared(folder: &Path) -> Shared {
     let options = Options {
@@ -19,6 +19,7 @@ fn shared(folder: &Path) -> Shared {
         options,
         recorder: Recorder::default(),
         runners: Arc::new(Runners::default()),
+        addresses: Addresses::default(),
     }
 }
 
@@ -48,6 +49,8 @@ fn pod(store: &str) -> Pod {
         timeout_seconds: None,
         grace_seconds: 30,
         report: None,
+        rank: None,
+        checkpoint: None,
     };
     let mut env: Vec<Value> =
         step.to_env().unwrap().iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
@@ -74,6 +77,40 @@ async fn a_bucket_stays_where_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let variables = shared(folder.path()).variables(&pod("s3://bucket"), folder.path()).await.unwrap();
     assert_eq!(StepSpec::from_env(&variables).unwrap().store.uri, "s3://bucket");
+}
+
+fn rank(attempt: u32, rank: u32) -> RankSpec {
+    RankSpec {
+        framework: Framework::None,
+        role: "worker".into(),
+        index: rank,
+        rank,
+        world_size: 4,
+        roles: vec![RoleSpec { name: "worker".into(), replicas: 4, processes_per_replica: 1 }],
+        hosts: (0..4).map(|rank| format!("worker-{rank}.fit")).collect(),
+        port: 29_500,
+        gate_port: 29_499,
+        processes_per_replica: 1,
+        execution: attempt,
+        start_timeout_seconds: 600,
+        stall_timeout_seconds: None,
+        elastic: None,
+        rendezvous_id: format!("uid-{attempt}"),
+        scatter: false,
+    }
+}
+
+#[test]
+fn every_rank_of_every_attempt_has_an_address_of_its_own_which_all_know() {
+    let addresses = Addresses::default();
+    let first = addresses.of(&rank(1, 0)).unwrap();
+    assert_eq!(addresses.of(&rank(1, 3)).unwrap(), first);
+    let second = addresses.of(&rank(2, 0)).unwrap();
+    let all: HashSet<&String> = first.iter().chain(&second).collect();
+    assert_eq!(all.len(), 8);
+    for address in all {
+        assert!(address.parse::<std::net::Ipv4Addr>().unwrap().is_loopback());
+    }
 }
 
 fn version(change: Change, metadata: Value) -> Version {

@@ -34,7 +34,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -119,7 +119,7 @@ impl Proxy {
     pub async fn start(scene: Arc<Scene>, killer: Killer) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { scene, killer });
+        let shared = Arc::new(Shared { scene, killer, introduced: AtomicU32::new(0) });
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(Arc::clone(&shared).serve(stream));
@@ -158,7 +158,12 @@ struct Numbers {
 struct Shared {
     scene: Arc<Scene>,
     killer: Killer,
+    /// The last process that has asked what every process asks first.
+    introduced: AtomicU32,
 }
+
+/// What every process of the operator asks first: whether its kinds are there.
+const FIRST: &str = "/apis/trainyard.dev/v1alpha1";
 
 /// What one connection of the operator is about.
 struct Connection {
@@ -211,6 +216,18 @@ impl Shared {
         }
     }
 
+    /// Whose request it is. What comes before a process has asked its first question was sent by the one that has just been killed.
+    fn process(&self, connection: &Connection, path: &str) -> u32 {
+        let process = connection.process;
+        if path == FIRST {
+            self.introduced.store(process, Ordering::SeqCst);
+        }
+        match self.introduced.load(Ordering::SeqCst) {
+            0 => process,
+            introduced => process.min(introduced),
+        }
+    }
+
     /// Numbers a request and records it, in one step: the numbers are the order of the record.
     fn record(&self, connection: &Connection, head: &http::request::Parts, body: &Bytes) -> (u64, Option<u32>) {
         let mut numbers = self.scene.numbers();
@@ -222,7 +239,7 @@ impl Shared {
         let write = is_write.then_some(numbers.writes);
         self.scene.recorder.push(What::Request(Request {
             id: numbers.requests,
-            process: connection.process,
+            process: self.process(connection, head.uri.path()),
             write,
             method: head.method.to_string(),
             path: head.uri.path().to_owned(),

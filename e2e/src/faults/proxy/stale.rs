@@ -12,6 +12,11 @@ use std::time::Duration;
 
 /// How long watches show nothing newer, where they are held.
 const HELD: Duration = Duration::from_secs(2);
+/// The labels by which the operator selects the Pods of stages and of ranks.
+const RUN_UID: &str = "trainyard.dev/run-uid";
+const JOB_UID: &str = "trainyard.dev/job-uid";
+/// Part of a query for the Pods of one job.
+const ONE_JOB: &str = "job-uid%3D";
 
 /// Which process is shown the past, and of which kinds it has been.
 #[derive(Debug, Default)]
@@ -19,7 +24,8 @@ pub(super) struct Stale {
     fault: Option<Fault>,
     after: u32,
     revision: Option<u64>,
-    shown: BTreeSet<Kind>,
+    /// Kinds, and of Pods by which label they were selected.
+    shown: BTreeSet<(Kind, &'static str)>,
 }
 
 impl Stale {
@@ -37,13 +43,19 @@ impl Stale {
 
 /// The list of the past, if this request asks for a list and is to be shown one.
 pub(super) fn list(scene: &Scene, process: u32, path: &str, query: Option<&str>) -> Option<Value> {
-    let kind = kind(path)?;
-    // A list by fields is a question of the moment, which no cache answers.
-    if query.is_some_and(|query| query.contains("watch=") || query.contains("fieldSelector=")) {
+    let kind = Kind::of_path(path)?;
+    let query = query.unwrap_or_default();
+    // A list by fields or of one job's Pods is a question of the moment, which no cache answers.
+    if query.contains("watch=") || query.contains("fieldSelector=") || query.contains(ONE_JOB) {
         return None;
     }
+    let label = match kind {
+        Kind::Pod if query.contains("job-uid") => JOB_UID,
+        Kind::Pod => RUN_UID,
+        Kind::Run | Kind::Pipeline | Kind::Job => "",
+    };
     let mut stale = scene.stale();
-    let fault = stale.fault.filter(|_| process > stale.after && !stale.shown.contains(&kind))?;
+    let fault = stale.fault.filter(|_| process > stale.after && !stale.shown.contains(&(kind, label)))?;
     if fault == Fault::StalePods && kind != Kind::Pod {
         return None;
     }
@@ -53,17 +65,8 @@ pub(super) fn list(scene: &Scene, process: u32, path: &str, query: Option<&str>)
         None => revision(&history, fault)?,
     };
     stale.revision = Some(revision);
-    stale.shown.insert(kind);
-    Some(as_of(&history, kind, revision))
-}
-
-fn kind(path: &str) -> Option<Kind> {
-    match path.rsplit('/').next()? {
-        "pods" => Some(Kind::Pod),
-        "pipelineruns" => Some(Kind::Run),
-        "pipelines" => Some(Kind::Pipeline),
-        _ => None,
-    }
+    stale.shown.insert((kind, label));
+    Some(as_of(&history, kind, label, revision))
 }
 
 /// The revision that a fault goes back to.
@@ -74,12 +77,15 @@ fn revision(history: &History, fault: Fault) -> Option<u64> {
     match fault {
         Fault::StaleByOne => back(1),
         Fault::StaleByFive => back(5).or_else(|| revisions.first().copied()),
-        _ => history.versions(Kind::Run).first().map(|version| version.revision()),
+        _ => {
+            let first = |kind| history.versions(kind).first().map(|version| version.revision());
+            first(Kind::Run).or_else(|| first(Kind::Job))
+        }
     }
 }
 
-/// What the operator's own selectors would have selected then.
-fn as_of(history: &History, kind: Kind, revision: u64) -> Value {
+/// What the operator's own selectors would have selected then: Pods by this label.
+fn as_of(history: &History, kind: Kind, label: &str, revision: u64) -> Value {
     let mut objects: BTreeMap<&str, &Version> = BTreeMap::new();
     for version in history.versions(kind).into_iter().filter(|version| version.revision() <= revision) {
         match version.change {
@@ -90,17 +96,14 @@ fn as_of(history: &History, kind: Kind, revision: u64) -> Value {
     let selected = |object: &Value| {
         let labels = &object["metadata"]["labels"];
         match kind {
-            Kind::Pod => labels["trainyard.dev/run-uid"].is_string(),
-            Kind::Run => labels["trainyard.dev/finished"] != "true",
+            Kind::Pod => labels[label].is_string(),
+            Kind::Run | Kind::Job => labels["trainyard.dev/finished"] != "true",
             Kind::Pipeline => true,
         }
     };
     let items: Vec<&Value> =
         objects.into_values().map(|version| &version.object).filter(|object| selected(object)).collect();
-    let (list, group) = match kind {
-        Kind::Pod => ("PodList", "v1"),
-        Kind::Run => ("PipelineRunList", "trainyard.dev/v1alpha1"),
-        Kind::Pipeline => ("PipelineList", "trainyard.dev/v1alpha1"),
-    };
+    let list = format!("{}List", kind.word());
+    let group = if kind == Kind::Pod { "v1" } else { "trainyard.dev/v1alpha1" };
     json!({"kind": list, "apiVersion": group, "metadata": {"resourceVersion": revision.to_string()}, "items": items})
 }

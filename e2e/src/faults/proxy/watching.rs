@@ -3,7 +3,7 @@
 use super::{Body, Cut, Scene};
 use crate::faults::api::Lines;
 use crate::faults::fault::{Fault, Place, Strike};
-use crate::faults::history::What;
+use crate::faults::history::{Kind, What};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, StreamBody};
@@ -21,8 +21,8 @@ type Sent = Result<Frame<Bytes>, Box<dyn std::error::Error + Send + Sync>>;
 /// A watch that is recorded on its way, and to whose events the faults of the case happen.
 pub(super) fn tapped(scene: &Arc<Scene>, process: u32, path: &str, body: Incoming) -> Body {
     let (sender, mut receiver) = mpsc::channel(16);
-    let counted = ["/pods", "/pipelineruns", "/pipelines"].iter().any(|kind| path.ends_with(kind));
-    let pods = path.ends_with("/pods");
+    let kind = Kind::of_path(path);
+    let (counted, pods) = (kind.is_some(), kind == Some(Kind::Pod));
     let watch = Watch { scene: Arc::clone(scene), process, counted, pods, sender };
     tokio::spawn(watch.pump(body));
     let stream = futures::stream::poll_fn(move |context| receiver.poll_recv(context));

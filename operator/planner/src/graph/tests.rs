@@ -1,3 +1,5 @@
+use trainyard_crds::v1alpha1::StageKind;
+
 use super::*;
 
 fn graph(stages: &str) -> Result<Graph, SpecProblem> {
@@ -51,6 +53,12 @@ fn defaults_fill_what_a_stage_leaves_out() {
 }
 
 #[test]
+fn a_grace_period_of_nothing_kills_at_once() {
+    let graph = graph("stages: [{name: a, gracePeriod: 0s, container: {command: [x]}}]").unwrap();
+    assert_eq!(graph.nodes()[0].grace, 0);
+}
+
+#[test]
 fn each_mistake_has_its_reason_and_path() {
     let table = [
         ("stages: [{name: a, container: {command: ['$(params.q)']}}]", "UnknownReference spec.stages[0].container"),
@@ -89,7 +97,12 @@ fn each_mistake_has_its_reason_and_path() {
             "stages: [{name: a, container: {command: [x]}}, {name: b, container: {command: [x]}, dependsOn: [a], after: [{stage: a, phases: [Failed]}]}]",
             "InvalidPipeline spec.stages[1]",
         ),
+        ("parallel: 0\nstages: [{name: a, container: {command: [x]}}]", "InvalidPipeline spec.parallel"),
         ("stages: [{name: a, timeout: 0s, container: {command: [x]}}]", "InvalidPipeline spec.stages[0].timeout"),
+        (
+            "stages: [{name: a, gracePeriod: 99999999999999999999s, container: {command: [x]}}]",
+            "InvalidPipeline spec.stages[0].gracePeriod",
+        ),
         (
             "stages: [{name: a, container: {command: [x]}}, {name: b, container: {command: [x]}, inputs: [{name: i, from: a.o}]}]",
             "UnknownReference spec.stages[1].inputs[0].from",

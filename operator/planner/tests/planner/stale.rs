@@ -87,3 +87,49 @@ fn a_stage_that_may_have_begun_is_asked_for_before_it_counts_as_cancelled() {
     let asked = world.plan().actions;
     assert!(matches!(asked.as_slice(), [Action::Confirm { attempt: 2, .. }]), "{asked:?}");
 }
+
+const CHAIN: &str = "stages: [{name: a, container: {command: [x]}}, {name: b, dependsOn: [a], container: {command: [x]}}, {name: c, dependsOn: [b], container: {command: [x]}}]";
+
+/// A world in which the first of three stages runs, and the run is to be cancelled. An operator before this one may have known by an
+/// early report that the stage has succeeded, and created the Pod of the second as the last thing that it did.
+fn cancelled_in_the_first() -> World {
+    let mut world = World::new(spec(CHAIN));
+    world.settle();
+    world.progress(&("a".to_owned(), 1));
+    world.deliver(&("a".to_owned(), 1));
+    world.settle();
+    assert_eq!((world.row("a").phase, world.row("b").phase), (StagePhase::Running, StagePhase::Waiting));
+    world.set_state(RunState::Cancelled);
+    world
+}
+
+#[test]
+fn a_stage_that_an_early_report_may_have_started_is_asked_for_before_it_counts_as_cancelled() {
+    let mut world = cancelled_in_the_first();
+    let plan = world.plan();
+    let asked: Vec<usize> = plan
+        .actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Confirm { node, attempt: 1, .. } => Some(*node),
+            _ => None,
+        })
+        .collect();
+    assert_eq!((asked, plan.rows.len()), (vec![1], 0), "the third is asked for only if the second is there");
+    world.observed.confirm_gone("b", 1);
+    let phases: Vec<_> = world.plan().rows.iter().map(|(node, row)| (*node, row.phase)).collect();
+    assert_eq!(phases, [(1, StagePhase::Cancelled), (2, StagePhase::Cancelled)]);
+}
+
+#[test]
+fn a_pod_of_a_stage_that_was_cancelled_is_stopped_whenever_it_is_seen() {
+    let mut world = cancelled_in_the_first();
+    let mut late = world.observed.attempt("a", 1).unwrap().clone();
+    world.settle();
+    assert_eq!((world.row("b").phase, world.ended()), (StagePhase::Cancelled, false));
+    (late.pod, late.uid, late.deleting) = ("late".into(), "uid-late".into(), false);
+    world.observed.insert("b", late);
+    let stopped =
+        |action: &Action| matches!(action, Action::Stop { node: 1, attempt: 1, uid, .. } if uid == "uid-late");
+    assert!(world.plan().actions.iter().any(stopped), "{:?}", world.plan().actions);
+}

@@ -1,17 +1,22 @@
 //! A Pod as an attempt, in the planner's words. Pure: no client.
 
+mod ended;
 mod taken;
 mod waiting;
+
+pub(crate) use ended::committed;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::runtime::reflector::ObjectRef;
-use step_protocol::{Outcome, StepReport};
+use step_protocol::Outcome;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::labels;
 use trainyard_crds::v1alpha1::PipelineRun;
-use trainyard_planner::{Attempt, AttemptState, Class, Committed, CommittedOutput, Ended};
+use trainyard_planner::{Attempt, AttemptState, Class, Ended};
+
+pub(crate) use taken::disruption;
 
 use crate::mutant;
 use crate::pod::{RUNNER_CONTAINER, STAGE_CONTAINER};
@@ -23,6 +28,8 @@ pub(crate) struct Observation {
     pub(crate) run_uid: String,
     pub(crate) stage: String,
     pub(crate) spec_hash: String,
+    /// Resource version of the Pod.
+    pub(crate) version: u64,
     pub(crate) attempt: Attempt,
 }
 
@@ -45,6 +52,7 @@ pub(crate) fn observe(pod: &Pod) -> Option<Observation> {
         run: ObjectRef::new(&owner.name).within(meta.namespace.as_deref().unwrap_or_default()),
         stage: label(labels::STAGE)?,
         spec_hash: meta.annotations.as_ref().and_then(|map| map.get(labels::SPEC_HASH)).cloned().unwrap_or_default(),
+        version: version(pod),
         attempt: attempt(pod, label(labels::ATTEMPT)?.parse().ok()?),
         run_uid,
     })
@@ -64,7 +72,13 @@ pub(crate) fn labelled(pod: &Pod) -> Option<(String, String, u32)> {
     Some((label(labels::RUN_UID)?, label(labels::STAGE)?, label(labels::ATTEMPT)?.parse().ok()?))
 }
 
-fn attempt(pod: &Pod, number: u32) -> Attempt {
+/// The resource version of a Pod: the greater, the later.
+pub(crate) fn version(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
+/// A Pod as an attempt of this number.
+pub(crate) fn attempt(pod: &Pod, number: u32) -> Attempt {
     let meta = &pod.metadata;
     let created = meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
     Attempt {
@@ -105,46 +119,11 @@ fn container<'a>(statuses: Option<&'a Vec<ContainerStatus>>, name: &str) -> Opti
     statuses?.iter().find(|status| status.name == name)
 }
 
-/// How a terminated container ended. The exit code decides: only the runner's own 0 stands for a commit, and a message counts
-/// only where it says the same as the code, since user code can write a message but not the runner's exit code.
+/// How a terminated container ended.
 fn ended(pod: &Pod, terminated: &ContainerStateTerminated) -> Ended {
-    let (code, kubelet_reason) = (terminated.exit_code, terminated.reason.as_deref());
     let pod_reason = pod.status.as_ref().and_then(|status| status.reason.as_deref());
     let message = terminated.message.as_deref();
-    let report: Option<StepReport> = message.and_then(|text| serde_json::from_str(text).ok());
-    let outcome = Outcome::from_exit_code(code);
-    let report = report.filter(|report| Some(report.outcome) == outcome);
-    let mut ended = match (outcome, report) {
-        (Some(Outcome::Succeeded), Some(report)) if report.commit.is_some() => committed(report),
-        (Some(Outcome::Succeeded), _) if mutant::is("phase-only") => Ended {
-            committed: Some(Committed { winner: 1, ..Committed::default() }),
-            ..Ended::failure(Class::User, "", "")
-        },
-        (Some(Outcome::Succeeded), _) => Ended::failure(
-            Class::Infra,
-            Reason::NoCommit.as_str(),
-            "the Pod ended well but its report does not name a commit record; the next attempt looks for the record",
-        ),
-        (Some(outcome), report) => failure(outcome, report),
-        (None, _) if kubelet_reason == Some("OOMKilled") => Ended::failure(
-            Class::User,
-            Outcome::OOMKilled.as_str(),
-            "the container ran out of memory: raise resources.limits.memory, or use less",
-        ),
-        (None, _) if pod_reason == Some("DeadlineExceeded") => Ended::failure(
-            Class::User,
-            Outcome::Timeout.as_str(),
-            "the Pod was still there long after the stage's timeout",
-        ),
-        (None, _) => Ended::failure(
-            Class::Infra,
-            Reason::Disrupted.as_str(),
-            format!(
-                "the Pod ended without a report, exit code {code}{}",
-                kubelet_reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
-            ),
-        ),
-    };
+    let mut ended = ended::by_code(terminated.exit_code, terminated.reason.as_deref(), pod_reason, message);
     if ended.committed.is_none() {
         ended = taken::corrected(pod, ended);
     }
@@ -154,71 +133,6 @@ fn ended(pod: &Pod, terminated: &ContainerStateTerminated) -> Ended {
         (ended.start, ended.end) = (time(&terminated.started_at), time(&terminated.finished_at));
     }
     ended
-}
-
-/// The success that a report speaks of.
-pub(crate) fn committed(report: StepReport) -> Ended {
-    let outputs = report
-        .outputs
-        .into_iter()
-        .map(|output| CommittedOutput { name: output.name, digest: output.digest, bytes: output.bytes })
-        .collect();
-    let (start, end) = (moment(report.started.as_deref()), moment(report.finished.as_deref()));
-    Ended {
-        committed: Some(Committed {
-            winner: report.winner.unwrap_or(1),
-            outputs,
-            results: report.results,
-            metrics: report.metrics,
-        }),
-        class: Class::User,
-        reason: String::new(),
-        message: String::new(),
-        exit_code: None,
-        last_lines: String::new(),
-        start,
-        end,
-    }
-}
-
-fn failure(outcome: Outcome, report: Option<StepReport>) -> Ended {
-    let report = report.unwrap_or_else(|| StepReport::new(outcome, "the runner's report was lost"));
-    Ended {
-        committed: None,
-        class: class(outcome),
-        reason: outcome.as_str().to_owned(),
-        message: report.message,
-        exit_code: report.exit_code,
-        last_lines: report.last_lines,
-        start: moment(report.started.as_deref()),
-        end: moment(report.finished.as_deref()),
-    }
-}
-
-/// A time that the runner tells.
-fn moment(text: Option<&str>) -> Option<Timestamp> {
-    text?.parse().ok()
-}
-
-/// Whose fault an outcome is.
-const fn class(outcome: Outcome) -> Class {
-    match outcome {
-        Outcome::Succeeded
-        | Outcome::UserError
-        | Outcome::OOMKilled
-        | Outcome::Timeout
-        | Outcome::OutputMissing
-        | Outcome::OutputUnsafe
-        | Outcome::ResultInvalid
-        | Outcome::DiskFull
-        | Outcome::ArtifactCorrupt => Class::User,
-        Outcome::Disrupted | Outcome::StoreUnavailable | Outcome::RunnerError => Class::Infra,
-        Outcome::StartError
-        | Outcome::StoreAccessDenied
-        | Outcome::StoreUnsupported
-        | Outcome::InputMissing
-        | Outcome::ConfigError => Class::Fatal,
-    }
 }
 
 /// A Pod that is over without a word on its container: evicted before it started, or its status was edited.

@@ -23,7 +23,7 @@ pub(super) fn corrected(pod: &Pod, mut ended: Ended) -> Ended {
 }
 
 /// Why the Pod is or was being taken away by something other than its program.
-pub(super) fn disruption(pod: &Pod) -> Option<String> {
+pub(crate) fn disruption(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let condition = status
         .conditions

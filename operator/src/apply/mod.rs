@@ -9,10 +9,22 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Precon
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde_json::{Value, json};
+use trainyard_crds::condition::Reason;
 use trainyard_crds::labels;
 use trainyard_crds::v1alpha1::{Pipeline, PipelineRun};
 
 use crate::mutant;
+
+mod job;
+
+pub(crate) use job::CreatedService;
+
+/// Requests for one object that are under way at the same time: so many that a wide run does not wait for answers one by one, and few
+/// enough that the API server still answers others.
+pub(crate) const TOGETHER: usize = 64;
+
+/// Runs that own one ControllerRevision: it is read and written by each new one of them, and must not grow with their number.
+pub(crate) const OWNERS: usize = 40;
 
 /// A write that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -49,10 +61,30 @@ pub(crate) enum Created {
     New(Box<Pod>),
     /// It existed: this is it, read live. Whether it is ours is the caller's to say.
     Existing(Box<Pod>),
-    /// The namespace's quota has no room now.
-    Quota(String),
+    /// It is not taken now, for this reason, which is none of the Pod's own.
+    Later(Reason, String),
     /// The API server will never take it.
     Refused(String),
+}
+
+/// What the API server's refusal of a Pod means.
+fn refused(code: u16, message: &str) -> Created {
+    match later(code, message) {
+        Some(reason) => Created::Later(reason, message.to_owned()),
+        None => Created::Refused(message.to_owned()),
+    }
+}
+
+/// Why something that is refused now may be taken later.
+fn later(code: u16, message: &str) -> Option<Reason> {
+    match code {
+        403 if message.contains("exceeded quota") => Some(Reason::QuotaExceeded),
+        // An API server that has just been started knows no rights yet, and its admission nothing at all. And rights may be given back.
+        403 if message.contains("cannot create resource") || message.contains("not yet ready to handle request") => {
+            Some(Reason::Forbidden)
+        }
+        _ => None,
+    }
 }
 
 /// Writes to the API server.
@@ -92,12 +124,19 @@ impl Writer {
                 Ok(None) => Err(WriteError::Conflict(format!("Pod {namespace}/{name}"))),
                 Err(error) => Err(WriteError::api("get", format!("Pod {namespace}/{name}"), error)),
             },
-            403 if status.message.contains("exceeded quota") => Ok(Created::Quota(status.message.clone())),
             // A namespace that is being deleted takes nothing, and everything in it goes anyway.
             403 if status.message.contains("is being terminated") => {
                 Err(WriteError::Gone(format!("Namespace {namespace}")))
             }
-            400 | 403 | 404 | 413 | 422 => Ok(Created::Refused(status.message.clone())),
+            400 | 403 | 404 | 413 | 422 => match refused(status.code, &status.message) {
+                // What is refused today may have been created yesterday, by another process and other rules; a Pod whose labels others
+                // have changed is seen nowhere else.
+                refused @ Created::Refused(_) => {
+                    let existing = self.read_pod(&namespace, &name).await?;
+                    Ok(existing.map_or(refused, |existing| Created::Existing(Box::new(existing))))
+                }
+                later => Ok(later),
+            },
             _ => Err(WriteError::api("create", format!("Pod {namespace}/{name}"), error)),
         }
     }
@@ -249,21 +288,22 @@ impl Writer {
         }
     }
 
-    /// Keeps a frozen pipeline in a ControllerRevision of this name and makes the run one of its owners.
+    /// Keeps a frozen pipeline in a ControllerRevision of this name and makes these runs owners of it, at most [`OWNERS`] at once.
+    /// Returns those for which it has no room.
     pub(crate) async fn keep_revision(
         &self,
         namespace: &str,
         name: &str,
         data: &impl Serialize,
-        owner: &OwnerReference,
-    ) -> Result<(), WriteError> {
+        owners: &[OwnerReference],
+    ) -> Result<Vec<OwnerReference>, WriteError> {
         let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
         let object = || format!("ControllerRevision {namespace}/{name}");
         let json = |error: serde_json::Error| WriteError::api("create", object(), kube::Error::SerdeError(error));
         let revision = json!({
             "apiVersion": "apps/v1",
             "kind": "ControllerRevision",
-            "metadata": { "name": name, "namespace": namespace, "ownerReferences": [owner], "labels": { labels::MANAGED_BY: labels::MANAGER } },
+            "metadata": { "name": name, "namespace": namespace, "ownerReferences": owners, "labels": { labels::MANAGED_BY: labels::MANAGER } },
             "revision": 1,
             "data": serde_json::to_value(data).map_err(json)?,
         });
@@ -274,7 +314,7 @@ impl Writer {
                 .create(&PostParams::default(), body.clone())
                 .map_err(|error| WriteError::api("create", object(), kube::Error::BuildRequest(error)))?;
             match self.client.request::<ControllerRevision>(request).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(Vec::new()),
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => return Err(WriteError::api("create", object(), error)),
             }
@@ -283,15 +323,12 @@ impl Writer {
                 Ok(None) => continue,
                 Err(error) => return Err(WriteError::api("get", object(), error)),
             };
-            let owners = live.metadata.owner_references.unwrap_or_default();
-            if owners.iter().any(|other| other.uid == owner.uid) {
-                return Ok(());
+            let (patch, left) = more_owners(&live.metadata.owner_references.unwrap_or_default(), owners);
+            if patch.is_empty() {
+                return Ok(left);
             }
-            match api
-                .patch_metadata(name, &PatchParams::default(), &Patch::Json::<()>(one_more_owner(&owners, owner)))
-                .await
-            {
-                Ok(_) => return Ok(()),
+            match api.patch_metadata(name, &PatchParams::default(), &Patch::Json::<()>(patch)).await {
+                Ok(_) => return Ok(left),
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(error) => return Err(WriteError::api("patch", object(), error)),
             }
@@ -349,20 +386,41 @@ fn as_the_api_server_writes(value: &Value) -> Result<Vec<u8>, serde_json::Error>
     Ok(escaped.into_bytes())
 }
 
-/// The patch that adds an owner to those that there are.
-fn one_more_owner(owners: &[OwnerReference], owner: &OwnerReference) -> json_patch::Patch {
-    let (path, value) = if owners.is_empty() {
-        ("/metadata/ownerReferences", json!([owner]))
-    } else {
-        ("/metadata/ownerReferences/-", json!(owner))
+/// The patch that adds owners to those that there are, and the owners for which there is no room.
+fn more_owners(there: &[OwnerReference], owners: &[OwnerReference]) -> (json_patch::Patch, Vec<OwnerReference>) {
+    let mut new: Vec<OwnerReference> =
+        owners.iter().filter(|owner| there.iter().all(|other| other.uid != owner.uid)).cloned().collect();
+    let left = new.split_off(OWNERS.saturating_sub(there.len()).min(new.len()));
+    let add = |path: &str, value: Value| {
+        let path = PointerBuf::from_tokens(path.split('/').skip(1));
+        PatchOperation::Add(AddOperation { path, value })
     };
-    let path = PointerBuf::from_tokens(path.split('/').skip(1));
-    json_patch::Patch(vec![PatchOperation::Add(AddOperation { path, value })])
+    let patch = match (there, new.as_slice()) {
+        (_, []) => Vec::new(),
+        ([], new) => vec![add("/metadata/ownerReferences", json!(new))],
+        (_, new) => new.iter().map(|owner| add("/metadata/ownerReferences/-", json!(owner))).collect(),
+    };
+    (json_patch::Patch(patch), left)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_lies_in_the_pod_itself_is_final() {
+        let later = |message: &str| match refused(403, message) {
+            Created::Later(reason, _) => Some(reason),
+            _ => None,
+        };
+        assert_eq!(later("pods \"a\" is forbidden: exceeded quota: q, requested: pods=1"), Some(Reason::QuotaExceeded));
+        // As the API server says it for some moments after its start.
+        let rights = "pods is forbidden: User \"system:serviceaccount:trainyard-system:trainyard\" cannot create resource \"pods\" in API group \"\" in the namespace \"team\"";
+        assert_eq!(later(rights), Some(Reason::Forbidden));
+        assert_eq!(later("pods \"a\" is forbidden: not yet ready to handle request"), Some(Reason::Forbidden));
+        assert_eq!(later("pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": host namespaces"), None);
+        assert!(matches!(refused(422, "Pod is invalid"), Created::Refused(_)));
+    }
 
     #[test]
     fn what_go_would_escape_is_escaped_and_reads_the_same() {
@@ -374,17 +432,32 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_is_added_and_no_other_is_touched() {
+    fn owners_are_added_and_no_other_is_touched() {
         let owner = |uid: &str| OwnerReference { uid: uid.into(), ..OwnerReference::default() };
-        for owners in [vec![], vec![owner("1"), owner("2")]] {
+        for there in [vec![], vec![owner("1"), owner("2")]] {
             let mut object = json!({ "metadata": {} });
-            if !owners.is_empty() {
-                object["metadata"]["ownerReferences"] = json!(owners);
+            if !there.is_empty() {
+                object["metadata"]["ownerReferences"] = json!(there);
             }
-            json_patch::patch(&mut object, &one_more_owner(&owners, &owner("3"))).unwrap();
+            let more = [there.clone(), vec![owner("3"), owner("4")]].concat();
+            let (patch, left) = more_owners(&there, &more);
+            assert_eq!(left, []);
+            json_patch::patch(&mut object, &patch).unwrap();
             let after: Vec<OwnerReference> =
                 serde_json::from_value(object["metadata"]["ownerReferences"].clone()).unwrap();
-            assert_eq!(after, [owners, vec![owner("3")]].concat());
+            assert_eq!(after, more);
+            assert_eq!(more_owners(&more, &there), (json_patch::Patch(Vec::new()), Vec::new()));
         }
+    }
+
+    #[test]
+    fn owners_are_added_as_long_as_there_is_room() {
+        let owners = |uids: std::ops::Range<usize>| -> Vec<OwnerReference> {
+            uids.map(|uid| OwnerReference { uid: uid.to_string(), ..OwnerReference::default() }).collect()
+        };
+        let (patch, left) = more_owners(&owners(0..OWNERS - 1), &owners(OWNERS - 2..OWNERS + 3));
+        assert_eq!((patch.len(), left), (1, owners(OWNERS..OWNERS + 3)));
+        let (patch, left) = more_owners(&owners(0..OWNERS), &owners(OWNERS - 1..OWNERS + 1));
+        assert_eq!((patch.len(), left), (0, owners(OWNERS..OWNERS + 1)));
     }
 }

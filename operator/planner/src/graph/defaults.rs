@@ -1,0 +1,33 @@
+//! What a stage leaves out, from the pipeline's defaults.
+
+use trainyard_crds::v1alpha1::{Defaults, Retry, Stage, StageKind};
+
+/// A stage with the pipeline's defaults filled in.
+pub(super) fn effective(stage: &Stage, defaults: Option<&Defaults>) -> Stage {
+    let mut stage = stage.clone();
+    let Some(defaults) = defaults else { return stage };
+    let StageKind::Container(container) = &mut stage.kind;
+    if container.image.is_none() {
+        container.image = defaults.container.as_ref().and_then(|container| container.image.clone());
+    }
+    if container.resources.is_none() {
+        container.resources.clone_from(&defaults.resources);
+    }
+    stage.retry = merge(stage.retry.take(), defaults.retry.as_ref());
+    if stage.timeout.is_none() {
+        stage.timeout.clone_from(&defaults.timeout);
+    }
+    stage
+}
+
+/// A stage's retry policy, each absent field from the defaults.
+fn merge(own: Option<Retry>, defaults: Option<&Retry>) -> Option<Retry> {
+    let Some(defaults) = defaults else { return own };
+    let Some(own) = own else { return Some(defaults.clone()) };
+    Some(Retry {
+        limit: own.limit.or(defaults.limit),
+        infra_limit: own.infra_limit.or(defaults.infra_limit),
+        backoff: own.backoff.or_else(|| defaults.backoff.clone()),
+        rules: if own.rules.is_empty() { defaults.rules.clone() } else { own.rules },
+    })
+}
