@@ -17,7 +17,7 @@ use crate::mutant;
 
 mod job;
 
-pub(crate) use job::CreatedService;
+pub(crate) use job::{CreatedJob, CreatedService};
 
 /// Requests for one object that are under way at the same time: so many that a wide run does not wait for answers one by one, and few
 /// enough that the API server still answers others.

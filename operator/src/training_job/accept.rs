@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::v1alpha1::{ResolvedJob, Store, TrainingJob, TrainingJobStatus};
+use trainyard_crds::{labels, names};
 use trainyard_planner::SpecProblem;
 use trainyard_planner::training::{Job, Origin, initial};
 
@@ -23,12 +24,48 @@ pub(super) fn parse(job: &TrainingJob, default_store: Option<&Store>) -> Result<
             message: message.into(),
         });
     }
-    let (name, uid) = (job.name_any(), job.uid().unwrap_or_default());
-    Ok(Parsed { job: parsed, origin: Origin::alone(&name, &uid), attempts_before: 0 })
+    let (origin, attempts_before) = origin(job);
+    let parsed = Parsed { job: parsed, origin, attempts_before };
+    if resolved.is_some_and(|resolved| resolved.artifacts != artifacts(job, &parsed)) {
+        let message = "the labels or the owner that say whose stage the job is were changed after it had been accepted: \
+                       create another job";
+        let (reason, path) = (Reason::SpecChanged, "metadata".to_owned());
+        return Err(SpecProblem { reason, path, message: message.into() });
+    }
+    Ok(parsed)
 }
 
-/// The first status of a job.
-pub(super) fn first(job: &TrainingJob, parsed: &Parsed, now: Timestamp) -> TrainingJobStatus {
+/// Whose work a job does, and the number before that of its first attempt: a stage's if a run controls it and its labels and
+/// annotation say which, else its own.
+fn origin(job: &TrainingJob) -> (Origin, u32) {
+    let (name, uid) = (job.name_any(), job.uid().unwrap_or_default());
+    let stage = || {
+        let owner = job.owner_references().iter().find(|owner| owner.controller == Some(true))?;
+        let label = |key: &str| job.labels().get(key).cloned();
+        let pipeline = job.annotations().get(labels::PIPELINE)?;
+        let number: u32 = label(labels::ATTEMPT)?.parse().ok()?;
+        let ours = owner.kind == "PipelineRun" && label(labels::RUN_UID)? == owner.uid;
+        // They become a part of keys in the store.
+        let names = [&owner.name, &owner.uid, pipeline].into_iter().all(|name| is_name(name));
+        let origin = Origin {
+            pipeline: pipeline.clone(),
+            run: owner.name.clone(),
+            run_uid: owner.uid.clone(),
+            stage: label(labels::STAGE)?,
+        };
+        (ours && names).then(|| (origin, names::attempts_before(number)))
+    };
+    stage().unwrap_or_else(|| (Origin::alone(&name, &uid), 0))
+}
+
+/// Whether a text can be the name of an object.
+fn is_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    (1..=253).contains(&text.len()) && text.chars().all(plain) && !text.starts_with('.') && !text.contains("..")
+}
+
+/// Prefix of a job's artifacts, for people.
+fn artifacts(job: &TrainingJob, parsed: &Parsed) -> String {
     let store = parsed.job.store();
     let base = match (&store.uri, &store.volume) {
         (Some(uri), _) => uri.trim_end_matches('/').to_owned(),
@@ -41,8 +78,13 @@ pub(super) fn first(job: &TrainingJob, parsed: &Parsed, now: Timestamp) -> Train
     let Origin { pipeline, run, run_uid, stage } = &parsed.origin;
     let namespace = job.namespace().unwrap_or_default();
     let prefix = step_protocol::paths::stage_prefix(&namespace, pipeline, run, run_uid, stage);
+    format!("{base}/{prefix}/")
+}
+
+/// The first status of a job.
+pub(super) fn first(job: &TrainingJob, parsed: &Parsed, now: Timestamp) -> TrainingJobStatus {
     let resolved = ResolvedJob {
-        artifacts: format!("{base}/{prefix}/"),
+        artifacts: artifacts(job, parsed),
         spec_digest: parsed.job.digest().to_owned(),
         service: job.name_any(),
         service_account_name: job.spec.service_account_name.clone().unwrap_or_else(|| "default".into()),
