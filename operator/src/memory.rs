@@ -340,6 +340,36 @@ mod tests {
     }
 
     #[test]
+    fn what_a_listing_of_pods_does_not_show_says_nothing_of_jobs() {
+        let job: trainyard_crds::v1alpha1::TrainingJob = serde_json::from_value(json!({
+            "apiVersion": "trainyard.dev/v1alpha1", "kind": "TrainingJob",
+            "metadata": {
+                "namespace": "a", "name": "one-train-x", "uid": "j", "resourceVersion": "3",
+                "labels": { labels::RUN_UID: "one", labels::STAGE: "train", labels::ATTEMPT: "1" },
+                "ownerReferences": [{"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun", "name": "one", "uid": "one", "controller": true}],
+            },
+            "spec": {"framework": "None", "roles": [{"name": "worker", "replicas": 2, "container": {"command": ["x"]}}]},
+        }))
+        .unwrap();
+        let memory = Memory::default();
+        assert_eq!(memory.job_seen(&job, false), None, "of a run that is not remembered nothing is");
+        assert_eq!(memory.len(), 0);
+        let run = memory.run("one");
+        memory.job_seen(&job, false);
+        memory.listing(Watched::Pods, None);
+        assert_eq!((memory.listed(Watched::Pods, None), attempts(&memory, "one")), (Vec::new(), 1));
+        // An early report of its rank 0 is not the stage's.
+        let report = step_protocol::StepReport::new(step_protocol::Outcome::Succeeded, "");
+        assert!(!lock(&run).report("train", 1, report));
+        memory.listing(Watched::Jobs, None);
+        assert_eq!(memory.listed(Watched::Jobs, None).len(), 1);
+        assert_eq!(attempts(&memory, "one"), 0);
+        memory.job_seen(&job, false);
+        assert!(memory.job_deleted(&job).is_some());
+        assert_eq!(attempts(&memory, "one"), 0);
+    }
+
+    #[test]
     fn an_ended_run_is_recorded_when_its_pipeline_names_its_end_or_a_later_run() {
         let run = |name: &str, created: &str| -> PipelineRun {
             serde_json::from_value(json!({"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun",

@@ -47,7 +47,8 @@ impl User {
                     Kind::Job => has_phase(world, run, "Running"),
                     _ => {
                         let trains = |job: &&Value| job["status"]["phase"] == "Running";
-                        let stage = world.objects(Kind::Pod).find(running).or_else(|| world.objects(Kind::Job).find(trains));
+                        let stage =
+                            world.objects(Kind::Pod).find(running).or_else(|| world.objects(Kind::Job).find(trains));
                         stage.map(|_| ())
                     }
                 }

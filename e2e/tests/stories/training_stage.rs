@@ -24,7 +24,8 @@ fn pipeline(fit: &str, more: &str) -> String {
 
 /// The job of the training stage.
 fn job(story: &Story, run: &str) -> String {
-    let seen = story.until(&format!("plr/{run}"), "the stage's job", |run| stage(run, "fit")["training"]["job"].is_string());
+    let seen =
+        story.until(&format!("plr/{run}"), "the stage's job", |run| stage(run, "fit")["training"]["job"].is_string());
     stage(&seen, "fit")["training"]["job"].as_str().unwrap().to_owned()
 }
 
@@ -44,13 +45,21 @@ fn artifacts_parameters_results_and_metrics_go_through_a_training() {
     assert_eq!((&run["status"]["phase"], &row["phase"]), (&"Succeeded".into(), &"Succeeded".into()), "{run:#}");
     assert_eq!((&row["results"]["epochs"], &row["metrics"]["loss"]), (&7.into(), &json!(0.25)), "{run:#}");
     assert_eq!((&row["pod"], &row["training"]["ready"], &row["attempt"]), (&Value::Null, &"2/2".into(), &1.into()));
-    assert_eq!(story.artifact(&run, "evaluate", "verdict", "verdict"), "model of 2 ranks, rate 0.5, 3 rows, 7 epochs\n");
+    assert_eq!(
+        story.artifact(&run, "evaluate", "verdict", "verdict"),
+        "model of 2 ranks, rate 0.5, 3 rows, 7 epochs\n"
+    );
     // It is a job as any other, and it goes with its run.
     let name = job(&story, "whole");
     let owner = &story.get(&format!("trainingjob/{name}")).unwrap()["metadata"]["ownerReferences"][0];
     assert_eq!((&owner["kind"], &owner["name"]), (&"PipelineRun".into(), &"whole".into()));
     story.kubectl(&["delete", "plr", "whole"]);
-    story.kubectl(&["wait", "--for=delete", &format!("trainingjob/{name}"), &format!("--timeout={}s", LIMIT.as_secs())]);
+    story.kubectl(&[
+        "wait",
+        "--for=delete",
+        &format!("trainingjob/{name}"),
+        &format!("--timeout={}s", LIMIT.as_secs()),
+    ]);
 }
 
 #[test]
@@ -84,7 +93,14 @@ fn a_suspended_run_has_no_ranks_and_a_cancelled_one_stops_them() {
     spec(r#"{"spec": {"state": "Cancelled"}}"#);
     let run = story.finished("held");
     assert_eq!((&run["status"]["phase"], &stage(&run, "fit")["phase"]), (&"Cancelled".into(), &"Cancelled".into()));
-    let left = command::run(cluster().kubectl().args(["--namespace", story.namespace(), "get", "trainingjobs", "--output", "name"]));
+    let left = command::run(cluster().kubectl().args([
+        "--namespace",
+        story.namespace(),
+        "get",
+        "trainingjobs",
+        "--output",
+        "name",
+    ]));
     assert_eq!(left.unwrap(), "", "a stopped run leaves no job");
 }
 

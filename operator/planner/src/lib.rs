@@ -31,7 +31,8 @@ pub use error::SpecProblem;
 pub use graph::{Graph, Node, Section};
 pub use job_spec::job_spec;
 pub use observed::{
-    Attempt, AttemptState, Blocked, ChildJob, Class, Committed, CommittedOutput, Ended, Late, Observed, Verdict, Waiting,
+    Attempt, AttemptState, Blocked, ChildJob, Class, Committed, CommittedOutput, Ended, Late, Observed, Verdict,
+    Waiting,
 };
 pub use params::{digest as params_digest, resolve as resolve_params};
 pub use reuse::reuse;

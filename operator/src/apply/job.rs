@@ -233,7 +233,9 @@ impl Writer {
         match api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 409 => self.unless_other_job(&namespace, &name, &job.uid().unwrap_or_default()).await,
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                self.unless_other_job(&namespace, &name, &job.uid().unwrap_or_default()).await
+            }
             Err(error) => Err(WriteError::api("label", format!("TrainingJob {namespace}/{name}"), error)),
         }
     }

@@ -3,9 +3,9 @@
 use trainyard_crds::condition::Reason;
 use trainyard_planner::{Attempt, Node, Run};
 
+use super::RunError;
 use super::drive::Driver;
 use super::observe::{self, Observation};
-use super::RunError;
 use crate::apply::Writer;
 use crate::memory::lock;
 use crate::mutant;
@@ -61,7 +61,8 @@ impl Driver<'_> {
         self.writer().suspend_job(run.namespace, job, uid, suspend).await?;
         tracing::info!(stage = self.stage(node), attempt, job, suspend, "asked the training to stop or go on");
         let mut memory = lock(self.memory);
-        if let Some(child) = memory.observed.attempt_mut(self.stage(node), attempt).and_then(|known| known.child.as_mut())
+        if let Some(child) =
+            memory.observed.attempt_mut(self.stage(node), attempt).and_then(|known| known.child.as_mut())
         {
             child.suspend = suspend;
         }
@@ -69,13 +70,7 @@ impl Driver<'_> {
     }
 
     /// Asks the API server itself (P4): only then is a Pod gone, or a job.
-    pub(super) async fn confirm(
-        &self,
-        run: &Run<'_>,
-        node: usize,
-        attempt: u32,
-        object: &str,
-    ) -> Result<(), RunError> {
+    pub(super) async fn confirm(&self, run: &Run<'_>, node: usize, attempt: u32, object: &str) -> Result<(), RunError> {
         let stage = self.stage(node);
         let (observation, altered) = match self.trains(node) {
             true => self.read_job(run, attempt, object).await?,

@@ -170,7 +170,8 @@ pub fn stage_pod(input: &StagePod<'_>) -> Result<Pod, PodError> {
     let none = PodOverrides::default();
     let overrides = input.overrides.unwrap_or(&none);
 
-    let resources = resources::requirements(input.program.resources.as_ref().or(input.settings.default_resources.as_ref()));
+    let resources =
+        resources::requirements(input.program.resources.as_ref().or(input.settings.default_resources.as_ref()));
     let mounted = volumes::mounted(input, overrides)?;
     let runner = (input.mount == RunnerMount::Init).then(|| containers::runner(input.settings, resources.as_ref()));
     let stage = containers::stage(input, resources, mounted.mounts)?;

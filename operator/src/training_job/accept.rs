@@ -92,3 +92,61 @@ pub(super) fn first(job: &TrainingJob, parsed: &Parsed, now: Timestamp) -> Train
     };
     initial(resolved, job.metadata.generation.unwrap_or_default(), now)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The job of the second attempt of a stage, whose first job was deleted.
+    fn stage() -> TrainingJob {
+        serde_json::from_value(json!({
+            "apiVersion": "trainyard.dev/v1alpha1", "kind": "TrainingJob",
+            "metadata": {
+                "name": "iris-1-fit-x", "namespace": "team", "uid": "j",
+                "labels": {labels::RUN_UID: "0b6f", labels::STAGE: "fit", labels::ATTEMPT: "2"},
+                "annotations": {labels::PIPELINE: "iris.v2"},
+                "ownerReferences": [{"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun", "name": "iris-1", "uid": "0b6f", "controller": true}],
+            },
+            "spec": {
+                "framework": "None", "store": {"uri": "s3://bucket"},
+                "roles": [{"name": "worker", "replicas": 4, "container": {"image": "i", "command": ["x"]}}],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_stages_job_publishes_where_its_stage_does_and_counts_on() {
+        let job = stage();
+        let parsed = parse(&job, None).unwrap();
+        assert_eq!(artifacts(&job, &parsed), "s3://bucket/team/iris.v2/iris-1.0b6f/fit/");
+        assert_eq!(parsed.attempts_before, 10_000);
+        let mut alone = job;
+        alone.metadata.owner_references = None;
+        let parsed = parse(&alone, None).unwrap();
+        assert_eq!(parsed.origin, Origin::alone("iris-1-fit-x", "j"));
+        assert_eq!(parsed.attempts_before, 0);
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_make_it_nobodys() {
+        for pipeline in ["../other", "a/b", "", "..", "A"] {
+            let mut job = stage();
+            job.annotations_mut().insert(labels::PIPELINE.into(), pipeline.into());
+            assert_eq!(parse(&job, None).unwrap().origin, Origin::alone("iris-1-fit-x", "j"), "{pipeline}");
+        }
+    }
+
+    #[test]
+    fn a_job_does_not_publish_elsewhere_once_it_was_accepted() {
+        let mut job = stage();
+        let parsed = parse(&job, None).unwrap();
+        job.status = Some(first(&job, &parsed, Timestamp::UNIX_EPOCH));
+        assert!(parse(&job, None).is_ok());
+        job.labels_mut().insert(labels::STAGE.into(), "other".into());
+        let Err(problem) = parse(&job, None) else { panic!("it was taken") };
+        assert_eq!(problem.reason, Reason::SpecChanged);
+    }
+}

@@ -128,7 +128,8 @@ fn untrue_of_job(row: &Value, training: &Value, jobs: &[&Version], at: u64) -> O
         .map(|version| &version.object["status"])
         .collect();
     if seen.is_empty() {
-        return matches!(said, "Pending" | "Running" | "Succeeded").then(|| format!("TrainingJob {job} had never been"));
+        return matches!(said, "Pending" | "Running" | "Succeeded")
+            .then(|| format!("TrainingJob {job} had never been"));
     }
     let had = |phase: &str| seen.iter().any(|status| status["phase"] == phase);
     let untrue = match said {

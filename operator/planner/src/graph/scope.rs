@@ -40,8 +40,10 @@ impl Scope<'_> {
                 roles.map(|(i, role)| (path(&format!("trainingJob.roles[{i}].container")), &role.container)).collect()
             }
         };
-        let programs: Vec<(String, Program)> =
-            programs.into_iter().map(|(path, container)| Ok((path.clone(), program(container, &path)?))).collect::<Result<_, _>>()?;
+        let programs: Vec<(String, Program)> = programs
+            .into_iter()
+            .map(|(path, container)| Ok((path.clone(), program(container, &path)?)))
+            .collect::<Result<_, _>>()?;
         let when = stage.when.as_ref().map(|text| Expression::parse(text, &path("when"))).transpose()?;
         let mut needs = Needs::default();
         self.declared_needs(&stage, &mut needs)?;
@@ -74,7 +76,11 @@ impl Scope<'_> {
     /// A training says itself when it begins again, and its roles what their Pods need. The API server says so first.
     fn restarts_itself(&self, stage: &Stage) -> Result<(), SpecProblem> {
         let fields = [
-            (stage.retry.is_some(), "retry", "a training starts all its ranks again by itself: set trainingJob.restart"),
+            (
+                stage.retry.is_some(),
+                "retry",
+                "a training starts all its ranks again by itself: set trainingJob.restart",
+            ),
             (stage.pod.is_some(), "pod", "a training has Pods of several roles: set pod in trainingJob.roles"),
         ];
         match fields.into_iter().find(|(said, ..)| *said) {

@@ -51,7 +51,11 @@ fn a_training_is_one_job_and_its_end_is_the_stages() {
 
 #[test]
 fn a_training_that_failed_is_not_repeated_by_the_run() {
-    let failed = Outcome::fails(Class::Fatal, "UserError", "the training failed after 4 attempts: worker-1 ended with UserError");
+    let failed = Outcome::fails(
+        Class::Fatal,
+        "UserError",
+        "the training failed after 4 attempts: worker-1 ended with UserError",
+    );
     assert_snapshot!(Story::new(FIT).ends("fit", 1, failed).whole());
 }
 
@@ -195,7 +199,8 @@ fn a_result_that_only_the_store_has_is_named() {
 
 #[test]
 fn a_stage_that_trains_has_no_other_way_to_begin_again() {
-    for (field, path) in [("retry: {limit: 1}", "spec.stages[0].retry"), ("pod: {runAsUser: 7}", "spec.stages[0].pod")] {
+    for (field, path) in [("retry: {limit: 1}", "spec.stages[0].retry"), ("pod: {runAsUser: 7}", "spec.stages[0].pod")]
+    {
         let stage = ONE.replace("name: fit,", &format!("name: fit, {field},"));
         let problem = Graph::new(&spec(&stage), None).unwrap_err();
         assert_eq!((problem.reason.as_str(), problem.path.as_str()), ("InvalidPipeline", path));

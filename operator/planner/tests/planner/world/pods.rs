@@ -4,7 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::v1alpha1::StageTraining;
-use trainyard_planner::{Attempt, AttemptState, ChildJob, Class, Committed, CommittedOutput, Ended, Late, Verdict, Waiting};
+use trainyard_planner::{
+    Attempt, AttemptState, ChildJob, Class, Committed, CommittedOutput, Ended, Late, Verdict, Waiting,
+};
 
 use super::{Key, World};
 
