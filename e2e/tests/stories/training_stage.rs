@@ -7,13 +7,13 @@ use crate::jobs::pods;
 use crate::world::{LIMIT, Story, cluster, script, stage};
 
 /// prepare -> fit (two ranks) -> evaluate: artifacts, parameters, results and metrics go in and come out.
-fn pipeline(fit: &str, more: &str) -> String {
+fn pipeline(fit: &str) -> String {
     let prepare = script("seq 3 > $TRAINYARD_OUT_TABLE\necho 3 > $TRAINYARD_ROOT/results/rows");
     let evaluate = script("set -e\necho \"model of $(cat $TRAINYARD_IN_MODEL), $1 epochs\" > $TRAINYARD_OUT_VERDICT");
     format!(
         "params: [{{name: rate, type: number, default: 0.5}}]\nstages:\n\
          - {{name: prepare, container: {{script: {prepare}}}, outputs: [{{name: table}}], results: [{{name: rows, type: integer}}]}}\n\
-         - name: fit\n  inputs: [{{name: table, from: prepare.table}}]\n  outputs: [{{name: model}}]\n  results: [{{name: epochs, type: integer}}]\n  metrics: [loss]\n  gracePeriod: 2s\n{more}\
+         - name: fit\n  inputs: [{{name: table, from: prepare.table}}]\n  outputs: [{{name: model}}]\n  results: [{{name: epochs, type: integer}}]\n  metrics: [loss]\n  gracePeriod: 2s\n\
         \x20 trainingJob:\n    framework: None\n    restart: {{limit: 1, backoff: {{initial: 1s}}}}\n    roles:\n    - name: worker\n      replicas: 2\n\
         \x20     container: {{script: {}, args: [$(params.rate), $(stages.prepare.results.rows), $(inputs.table.path)]}}\n\
          - {{name: evaluate, container: {{script: {evaluate}, args: [$(stages.fit.results.epochs)]}}, when: stages.fit.metrics.loss < 1.0,\
@@ -39,7 +39,7 @@ fn artifacts_parameters_results_and_metrics_go_through_a_training() {
     let fit = "set -e\n[ $TRAINYARD_STAGE = fit ]\n[ $TRAINYARD_PARAM_RATE = 0.5 ]\n[ \"$(cat $3 | wc -l)\" = 3 ]\n\
                [ $TRAINYARD_RANK != 0 ] || {\n  echo \"$TRAINYARD_WORLD_SIZE ranks, rate $1, $2 rows\" > $TRAINYARD_OUT_MODEL\n  \
                echo 7 > $TRAINYARD_ROOT/results/epochs\n  echo '{\"name\": \"loss\", \"value\": 0.25}' >> $TRAINYARD_ROOT/metrics.jsonl\n}";
-    story.run("whole", &pipeline(fit, ""));
+    story.run("whole", &pipeline(fit));
     let run = story.finished("whole");
     let row = stage(&run, "fit");
     assert_eq!((&run["status"]["phase"], &row["phase"]), (&"Succeeded".into(), &"Succeeded".into()), "{run:#}");
@@ -65,7 +65,7 @@ fn artifacts_parameters_results_and_metrics_go_through_a_training() {
 #[test]
 fn a_training_that_fails_says_in_its_run_which_rank_and_why() {
     let story = Story::new("fit-failure");
-    story.run("nan", &pipeline("[ $TRAINYARD_RANK = 1 ] && { echo loss is nan >&2; exit 3; }\nsleep 600", ""));
+    story.run("nan", &pipeline("[ $TRAINYARD_RANK = 1 ] && { echo loss is nan >&2; exit 3; }\nsleep 600"));
     let run = story.finished("nan");
     let row = stage(&run, "fit");
     assert_eq!((&run["status"]["phase"], &run["status"]["reason"]), (&"Failed".into(), &"UserError".into()), "{run:#}");
@@ -80,7 +80,7 @@ fn a_training_that_fails_says_in_its_run_which_rank_and_why() {
 #[test]
 fn a_suspended_run_has_no_ranks_and_a_cancelled_one_stops_them() {
     let story = Story::new("fit-control");
-    story.run("held", &pipeline("trap 'exit 0' TERM\nwhile :; do sleep 0.2; done", ""));
+    story.run("held", &pipeline("trap 'exit 0' TERM\nwhile :; do sleep 0.2; done"));
     let name = job(&story, "held");
     job_until(&story, &name, "Running");
     let spec = |spec: &str| story.kubectl(&["patch", "plr", "held", "--type=merge", "--patch", spec]);
@@ -109,7 +109,7 @@ fn a_rerun_takes_a_training_over() {
     let story = Story::new("fit-rerun");
     let fit = "[ $TRAINYARD_RANK != 0 ] || { echo m > $TRAINYARD_OUT_MODEL; echo 1 > $TRAINYARD_ROOT/results/epochs; \
                echo '{\"name\": \"loss\", \"value\": 0.25}' >> $TRAINYARD_ROOT/metrics.jsonl; }";
-    let pipeline = pipeline(fit, "").replace("echo \\\"model of", "[ $TRAINYARD_RUN = again ]; echo \\\"model of");
+    let pipeline = pipeline(fit).replace("echo \\\"model of", "[ $TRAINYARD_RUN = again ]; echo \\\"model of");
     story.run("first", &pipeline);
     assert_eq!(story.finished("first")["status"]["stage"], "evaluate");
     story.apply("apiVersion: trainyard.dev/v1alpha1\nkind: PipelineRun\nmetadata: {name: again}\nspec: {rerun: {of: first, stages: Failed}}\n");
