@@ -88,7 +88,7 @@ pub(super) fn first(job: &TrainingJob, parsed: &Parsed, now: Timestamp) -> Train
         spec_digest: parsed.job.digest().to_owned(),
         service: job.name_any(),
         service_account_name: job.spec.service_account_name.clone().unwrap_or_else(|| "default".into()),
-        store: job.spec.store.is_none().then(|| store.clone()),
+        store: job.spec.store.is_none().then(|| parsed.job.store().clone()),
     };
     initial(resolved, job.metadata.generation.unwrap_or_default(), now)
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use trainyard_crds::condition::Reason;
 use trainyard_crds::names;
-use trainyard_crds::v1alpha1::{Container, PipelineSpec, Stage, StageKind, duration_seconds};
+use trainyard_crds::v1alpha1::{Container, PipelineSpec, Stage, StageKind, Training, duration_seconds};
 
 use super::defaults::effective;
 use super::needs::{Branches, Needs};
@@ -36,6 +36,7 @@ impl Scope<'_> {
             StageKind::Container(container) => vec![(path("container"), container)],
             StageKind::TrainingJob(training) => {
                 self.restarts_itself(&stage)?;
+                self.volumes(training)?;
                 let roles = training.roles.iter().enumerate();
                 roles.map(|(i, role)| (path(&format!("trainingJob.roles[{i}].container")), &role.container)).collect()
             }
@@ -89,6 +90,26 @@ impl Scope<'_> {
             }
             None => Ok(()),
         }
+    }
+
+    /// What the API server holds of volumes elsewhere, and of the many roles of trainings cannot.
+    fn volumes(&self, training: &Training) -> Result<(), SpecProblem> {
+        for (i, role) in training.roles.iter().enumerate() {
+            for (j, volume) in role.pod.iter().flat_map(|pod| &pod.volumes).enumerate() {
+                let parts = |path: &str| path.split('/').any(|part| part == "." || part == "..");
+                let below = |path: &str| !path.starts_with('/') && !path.split('/').any(|part| part == "..");
+                let (field, message) = if parts(&volume.mount_path) {
+                    ("mountPath", "mountPath must not contain . or .. as a part")
+                } else if volume.sub_path.as_deref().is_some_and(|path| !below(path)) {
+                    ("subPath", "subPath must be a path below the volume's root: not absolute, without ..")
+                } else {
+                    continue;
+                };
+                let path = format!("{}.trainingJob.roles[{i}].pod.volumes[{j}].{field}", self.path);
+                return Err(SpecProblem::new(Reason::InvalidPipeline, path, message));
+            }
+        }
+        Ok(())
     }
 
     fn declared_needs(&self, stage: &Stage, needs: &mut Needs) -> Result<(), SpecProblem> {

@@ -216,6 +216,22 @@ fn a_stage_that_trains_has_no_other_way_to_begin_again() {
 }
 
 #[test]
+fn paths_of_a_roles_volumes_are_held_where_the_schema_cannot() {
+    let place = |volume: &str| {
+        let pod = format!("container: {{command: [x]}}, pod: {{volumes: [{{name: v, emptyDir: {{}}, {volume}}}]}}");
+        Graph::new(&spec(&ONE.replace("container: {command: [x]}", &pod)), None).err().map(|problem| problem.path)
+    };
+    let volume = "spec.stages[0].trainingJob.roles[0].pod.volumes[0]";
+    for path in ["/a/../b", "/a/..", "/a/./b", "/.."] {
+        assert_eq!(place(&format!("mountPath: {path}")), Some(format!("{volume}.mountPath")), "{path}");
+    }
+    for path in ["/a", "a/../b", ".."] {
+        assert_eq!(place(&format!("mountPath: /a, subPath: {path}")), Some(format!("{volume}.subPath")), "{path}");
+    }
+    assert_eq!(place("mountPath: /a/..b/c..d, subPath: a/..b"), None);
+}
+
+#[test]
 fn a_mistake_in_a_role_names_its_place() {
     let place = |container: &str| {
         let stage = ONE.replace("container: {command: [x]}", container);
