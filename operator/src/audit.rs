@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
-use kube::api::{Api, ListParams};
+use kube::Resource;
+use kube::api::{Api, ListParams, ObjectList, Request};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Resource, ResourceExt};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -142,18 +143,32 @@ where
     }
 }
 
+/// What an audit reads of an object.
+#[derive(Clone, Deserialize)]
+struct SeenVersion {
+    metadata: Version,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    uid: String,
+    resource_version: String,
+}
+
 /// Every selected object's resourceVersion, by UID.
 async fn there<K>(api: &Api<K>, mut selected: ListParams) -> kube::Result<HashMap<String, u64>>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
+    let client = api.clone().into_client();
     let mut versions = HashMap::new();
     loop {
-        let page = api.list_metadata(&selected).await?;
-        for object in &page.items {
-            let version = object.resource_version().and_then(|version| version.parse().ok());
-            if let (Some(uid), Some(version)) = (object.uid(), version) {
-                versions.insert(uid, version);
+        let request = Request::new(api.resource_url()).list_metadata(&selected).map_err(kube::Error::BuildRequest)?;
+        let page: ObjectList<SeenVersion> = client.request(request).await?;
+        for SeenVersion { metadata } in page.items {
+            if let Ok(version) = metadata.resource_version.parse() {
+                versions.insert(metadata.uid, version);
             }
         }
         match page.metadata.continue_ {

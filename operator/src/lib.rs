@@ -8,6 +8,7 @@
 //! | [`app`] | what is started and stopped in which order |
 //! | `controllers`, `pipeline`, `pipeline_run`, `training_job` | watching, observing, and performing what the planner decides |
 //! | `apply` | the one door through which writes leave |
+//! | `seen`, `audit` | objects as they are read, and watches that lose nothing |
 //! | [`pod`] | the Pod of an attempt, from data alone |
 //! | [`report`] | early reports of runners, and their keys |
 //! | [`events`] | what people should know of a run |
@@ -40,6 +41,7 @@ mod pipeline_run;
 pub mod pod;
 pub mod report;
 mod revisions;
+mod seen;
 pub mod shutdown;
 mod status_patch;
 mod survive;

@@ -6,8 +6,13 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
+use mimalloc::MiMalloc;
 use trainyard_operator::args::{Arguments, Settings};
 use trainyard_operator::{app, telemetry};
+
+/// The allocator of a static C library makes threads wait for each other: it took two fifths of the operator's processor time.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let settings = match Settings::try_from(Arguments::parse()) {

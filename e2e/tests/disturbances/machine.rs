@@ -21,6 +21,18 @@ pub(crate) struct Machine {
     plan: &'static Plan,
 }
 
+/// A node of KWOK beside the real one, until this value goes. Where no node of a cluster answers, Kubernetes takes the fault for its
+/// own and evicts nothing.
+pub(crate) struct SecondNode(());
+
+impl Drop for SecondNode {
+    fn drop(&mut self) {
+        if let Err(error) = command::run(cluster().kubectl().args(["delete", "node", "kwok-0"])) {
+            eprintln!("the second node stays: {error}");
+        }
+    }
+}
+
 impl Machine {
     /// `None` on a cluster that is somebody else's, and says so.
     pub(crate) fn of_ours(story: &str) -> Option<Self> {
@@ -41,6 +53,12 @@ impl Machine {
             let (_, components) = cluster::status(self.plan.name()).unwrap();
             components.iter().all(|(name, pid)| *name != component || pid.is_none())
         });
+    }
+
+    /// A second node that answers.
+    pub(crate) fn second_node(&self) -> SecondNode {
+        Cluster::up(Options::full(self.plan.name()).with_kwok(1)).unwrap();
+        SecondNode(())
     }
 
     /// Starts what was ended, and waits until all of it works.

@@ -61,6 +61,7 @@ fn a_node_that_does_not_answer_is_told_and_its_stage_repeated_when_its_pod_is_go
     let _alone = alone();
     let Some(machine) = Machine::of_ours("a_node_that_does_not_answer_...") else { return };
     let node = cluster().plan().unwrap().node();
+    let _second = machine.second_node();
     let story = Story::new("node-lost");
     // Kubernetes calls a node lost after 50 s; what the Pod does then, its pipeline can say.
     let lines = "test $TRAINYARD_ATTEMPT -ge 2 || sleep 600\necho $TRAINYARD_ATTEMPT > $TRAINYARD_OUT_TEXT";

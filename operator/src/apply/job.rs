@@ -11,6 +11,7 @@ use trainyard_crds::v1alpha1::TrainingJob;
 
 use super::{WriteError, Writer, is_controlled, later};
 use crate::mutant;
+use crate::seen::{Seen, SeenPod};
 
 /// What became of the create of a Service.
 #[derive(Debug)]
@@ -100,9 +101,9 @@ impl Writer {
 
     /// Every Pod with the label of this job, read live.
     pub(crate) async fn list_job_pods(&self, namespace: &str, job_uid: &str) -> Result<Vec<Pod>, WriteError> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<SeenPod> = Api::namespaced(self.client.clone(), namespace);
         match api.list(&of_job(job_uid)).await {
-            Ok(list) => Ok(list.items),
+            Ok(list) => Ok(list.items.into_iter().map(Pod::from).collect()),
             Err(error) => Err(WriteError::api("list", format!("the Pods of job {job_uid} in {namespace}"), error)),
         }
     }
@@ -148,9 +149,10 @@ impl Writer {
             patch.0.remove(0);
         }
         let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
-        let api: Api<TrainingJob> = Api::namespaced(self.client.clone(), &namespace);
+        let api: Api<Seen<TrainingJob>> = Api::namespaced(self.client.clone(), &namespace);
         let object = || format!("TrainingJob {namespace}/{name}");
-        let error = match api.patch_status(&name, &PatchParams::default(), &Patch::Json::<()>(patch)).await {
+        let patched = api.patch_status(&name, &PatchParams::default(), &Patch::Json::<()>(patch)).await;
+        let error = match patched.and_then(Seen::read) {
             Ok(job) => return Ok(job),
             Err(error) => error,
         };
@@ -220,8 +222,8 @@ impl Writer {
 
     /// A job, read live.
     pub(crate) async fn read_job(&self, namespace: &str, name: &str) -> Result<Option<TrainingJob>, WriteError> {
-        let api: Api<TrainingJob> = Api::namespaced(self.client.clone(), namespace);
-        let read = api.get_opt(name).await;
+        let api: Api<Seen<TrainingJob>> = Api::namespaced(self.client.clone(), namespace);
+        let read = api.get_opt(name).await.and_then(|read| read.map(Seen::read).transpose());
         read.map_err(|error| WriteError::api("get", format!("TrainingJob {namespace}/{name}"), error))
     }
 

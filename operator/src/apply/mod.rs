@@ -14,6 +14,7 @@ use trainyard_crds::labels;
 use trainyard_crds::v1alpha1::{Pipeline, PipelineRun};
 
 use crate::mutant;
+use crate::seen::{Seen, SeenPod};
 
 mod job;
 
@@ -101,7 +102,6 @@ impl Writer {
     /// Creates a Pod whose name says what it is, so that a repeated create meets itself.
     pub(crate) async fn create_pod(&self, pod: &Pod) -> Result<Created, WriteError> {
         let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
         let parameters = PostParams { field_manager: Some(labels::MANAGER.into()), ..PostParams::default() };
         let generated = mutant::is("generate-name").then(|| {
             let mut pod = pod.clone();
@@ -109,8 +109,17 @@ impl Writer {
             pod
         });
         let pod = generated.as_ref().unwrap_or(pod);
-        let error = match api.create(&parameters, pod).await {
-            Ok(created) => return Ok(Created::New(Box::new(created))),
+        let body = serde_json::to_vec(pod).map_err(kube::Error::SerdeError);
+        let request = body.and_then(|body| {
+            let collection = Request::new(Pod::url_path(&(), Some(&namespace)));
+            collection.create(&parameters, body).map_err(kube::Error::BuildRequest)
+        });
+        let created = match request {
+            Ok(request) => self.client.request::<SeenPod>(request).await,
+            Err(error) => Err(error),
+        };
+        let error = match created {
+            Ok(created) => return Ok(Created::New(Box::new(created.into()))),
             Err(error) => error,
         };
         let kube::Error::Api(status) = &error else {
@@ -118,11 +127,10 @@ impl Writer {
         };
         match status.code {
             409 if mutant::is("ignore-409") => Ok(Created::New(Box::new(pod.clone()))),
-            409 if status.reason == "AlreadyExists" => match api.get_opt(&name).await {
-                Ok(Some(existing)) => Ok(Created::Existing(Box::new(existing))),
+            409 if status.reason == "AlreadyExists" => match self.read_pod(&namespace, &name).await? {
+                Some(existing) => Ok(Created::Existing(Box::new(existing))),
                 // It went in between: the next look creates it, or finds out what became of it.
-                Ok(None) => Err(WriteError::Conflict(format!("Pod {namespace}/{name}"))),
-                Err(error) => Err(WriteError::api("get", format!("Pod {namespace}/{name}"), error)),
+                None => Err(WriteError::Conflict(format!("Pod {namespace}/{name}"))),
             },
             // A namespace that is being deleted takes nothing, and everything in it goes anyway.
             403 if status.message.contains("is being terminated") => {
@@ -143,8 +151,10 @@ impl Writer {
 
     /// A Pod, read live.
     pub(crate) async fn read_pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, WriteError> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        api.get_opt(name).await.map_err(|error| WriteError::api("get", format!("Pod {namespace}/{name}"), error))
+        let api: Api<SeenPod> = Api::namespaced(self.client.clone(), namespace);
+        let read = api.get_opt(name).await;
+        let read = read.map_err(|error| WriteError::api("get", format!("Pod {namespace}/{name}"), error))?;
+        Ok(read.map(Pod::from))
     }
 
     /// Deletes a Pod if it is still the one with this UID. Its being gone is success.
@@ -214,10 +224,10 @@ impl Writer {
             patch.0.remove(0);
         }
         let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
-        let api: Api<PipelineRun> = Api::namespaced(self.client.clone(), &namespace);
+        let api: Api<Seen<PipelineRun>> = Api::namespaced(self.client.clone(), &namespace);
         let object = || format!("PipelineRun {namespace}/{name}");
         let result = api.patch_status(&name, &PatchParams::default(), &Patch::Json::<()>(patch)).await;
-        match result {
+        match result.and_then(Seen::read) {
             Ok(run) => Ok(run),
             Err(kube::Error::Api(status)) if status.code == 404 => Err(WriteError::Gone(object())),
             Err(kube::Error::Api(status)) if status.code == 409 => Err(WriteError::Conflict(object())),
@@ -237,16 +247,16 @@ impl Writer {
 
     /// A run, read live.
     pub(crate) async fn read_run(&self, namespace: &str, name: &str) -> Result<Option<PipelineRun>, WriteError> {
-        let api: Api<PipelineRun> = Api::namespaced(self.client.clone(), namespace);
-        api.get_opt(name)
-            .await
-            .map_err(|error| WriteError::api("get", format!("PipelineRun {namespace}/{name}"), error))
+        let api: Api<Seen<PipelineRun>> = Api::namespaced(self.client.clone(), namespace);
+        let read = api.get_opt(name).await.and_then(|read| read.map(Seen::read).transpose());
+        read.map_err(|error| WriteError::api("get", format!("PipelineRun {namespace}/{name}"), error))
     }
 
     /// A Pipeline, read live.
     pub(crate) async fn read_pipeline(&self, namespace: &str, name: &str) -> Result<Option<Pipeline>, WriteError> {
-        let api: Api<Pipeline> = Api::namespaced(self.client.clone(), namespace);
-        api.get_opt(name).await.map_err(|error| WriteError::api("get", format!("Pipeline {namespace}/{name}"), error))
+        let api: Api<Seen<Pipeline>> = Api::namespaced(self.client.clone(), namespace);
+        let read = api.get_opt(name).await.and_then(|read| read.map(Seen::read).transpose());
+        read.map_err(|error| WriteError::api("get", format!("Pipeline {namespace}/{name}"), error))
     }
 
     /// Labels a run that needs no more work, so that it leaves the watch.
@@ -352,7 +362,7 @@ impl Writer {
         patch: json_patch::Patch,
     ) -> Result<(), WriteError> {
         let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
-        let api: Api<Pipeline> = Api::namespaced(self.client.clone(), &namespace);
+        let api: Api<Seen<Pipeline>> = Api::namespaced(self.client.clone(), &namespace);
         match api.patch_status(&name, &PatchParams::default(), &Patch::Json::<()>(patch)).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, ResourceExt};
 use tokio::sync::mpsc::UnboundedReceiver;
 use trainyard_crds::v1alpha1::{Pipeline, PipelineRun, PipelineStatus};
 use trainyard_planner::Graph;
@@ -22,6 +21,7 @@ use crate::audit::audited;
 use crate::context::Context;
 use crate::health::Readiness;
 use crate::pace::Pace;
+use crate::seen::Seen;
 use crate::status_patch;
 use crate::survive::survive;
 
@@ -30,7 +30,7 @@ const WATCH_SECONDS: u32 = 55;
 /// A Pipeline that could not be looked at to the end is tried again after this time.
 const AGAIN: Duration = Duration::from_secs(5);
 
-type Guarded = DeserializeGuard<Pipeline>;
+type Guarded = Seen<Pipeline>;
 
 /// Watches the Pipelines of one namespace, or of all, until the shutdown.
 pub(crate) async fn run(
@@ -49,7 +49,6 @@ pub(crate) async fn run(
     let (reader, writer) = reflector::store::<Guarded>();
     let stream = audited(pipelines, watcher::Config::default().timeout(WATCH_SECONDS))
         .default_backoff()
-        .modify(|pipeline| pipeline.meta_mut().managed_fields = None)
         .inspect(move |event| {
             if matches!(event, Ok(watcher::Event::InitDone)) {
                 watched.done();

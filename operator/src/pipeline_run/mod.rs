@@ -24,12 +24,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Pod;
-use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, ResourceExt};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tracing::Instrument;
@@ -42,6 +40,7 @@ use crate::audit::audited;
 use crate::context::Context;
 use crate::health::Readiness;
 use crate::memory::{Memory, RunMemory, Watched, lock};
+use crate::seen::{Seen, SeenPod};
 use crate::status_patch;
 use crate::survive::{Panicked, survive};
 
@@ -77,7 +76,7 @@ impl RunError {
     }
 }
 
-type Guarded = DeserializeGuard<PipelineRun>;
+type Guarded = Seen<PipelineRun>;
 
 /// Watches and drives the runs of one namespace, or of all, until the shutdown. Says when all of them are in memory.
 pub(crate) async fn run(
@@ -89,7 +88,7 @@ pub(crate) async fn run(
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let client = context.client.clone();
-    let (runs, pods): (Api<Guarded>, Api<Pod>) = match &namespace {
+    let (runs, pods): (Api<Guarded>, Api<SeenPod>) = match &namespace {
         Some(namespace) => (Api::namespaced(client.clone(), namespace), Api::namespaced(client, namespace)),
         None => (Api::all(client.clone()), Api::all(client)),
     };
@@ -109,7 +108,6 @@ pub(crate) async fn run(
     let metrics = context.metrics.clone();
     let runs_stream = audited(runs, active)
         .default_backoff()
-        .modify(|run| run.meta_mut().managed_fields = None)
         .inspect_ok(move |event| match event {
             watcher::Event::Init => listing.clear(),
             watcher::Event::InitApply(run) => {
@@ -176,7 +174,7 @@ fn guarded(object: ObjectRef<PipelineRun>) -> ObjectRef<Guarded> {
 
 /// Takes every Pod of ours into memory, and says whose run it moves.
 fn pod_events(
-    pods: Api<Pod>,
+    pods: Api<SeenPod>,
     context: Arc<Context>,
     readiness: crate::health::WatchReadiness,
     known: Known,
@@ -349,6 +347,7 @@ fn retry(run: &Guarded, error: &RunError, failures: &Failures) -> Action {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Pod;
     use serde_json::json;
 
     use super::*;
@@ -364,7 +363,7 @@ mod tests {
             "ownerReferences": [{"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun", "name": "a", "uid": "u", "controller": true}]}}))
         .unwrap();
         let memory = Memory::default();
-        shown(&DeserializeGuard(Ok(run.clone())), &memory);
+        shown(&Seen(Ok(run.clone())), &memory);
         assert!(known(&memory, &run).is_some());
         memory.forget("u");
         assert!(known(&memory, &run).is_none());

@@ -26,12 +26,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Pod;
-use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, ResourceExt};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tracing::Instrument;
 use trainyard_crds::condition::Reason;
@@ -44,6 +42,7 @@ use crate::context::Context;
 use crate::health::Readiness;
 use crate::memory::{Memory, Watched, lock};
 use crate::pipeline_run::received;
+use crate::seen::{Seen, SeenPod};
 use crate::status_patch;
 use crate::survive::{Panicked, survive};
 use memory::{JobMemory, Jobs};
@@ -80,7 +79,7 @@ impl JobError {
     }
 }
 
-type Guarded = DeserializeGuard<TrainingJob>;
+type Guarded = Seen<TrainingJob>;
 
 /// Watches and drives the jobs of one namespace, or of all, until the shutdown. `runs` hears of jobs that are stages of runs.
 pub(crate) async fn run(
@@ -92,7 +91,7 @@ pub(crate) async fn run(
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let client = context.client.clone();
-    let (jobs, pods): (Api<Guarded>, Api<Pod>) = match &namespace {
+    let (jobs, pods): (Api<Guarded>, Api<SeenPod>) = match &namespace {
         Some(namespace) => (Api::namespaced(client.clone(), namespace), Api::namespaced(client, namespace)),
         None => (Api::all(client.clone()), Api::all(client)),
     };
@@ -110,7 +109,6 @@ pub(crate) async fn run(
     let (jobs_synced, jobs_scope) = (Arc::clone(&synced), namespace.clone());
     let jobs_stream = audited(jobs, active)
         .default_backoff()
-        .modify(|job| job.meta_mut().managed_fields = None)
         .inspect_ok(move |event| stages.hear(event))
         .inspect_ok(move |event| match event {
             watcher::Event::Init => listing.clear(),
@@ -183,7 +181,7 @@ fn guarded(object: ObjectRef<TrainingJob>) -> ObjectRef<Guarded> {
 
 /// Takes every Pod of a training into memory, and says whose job it moves.
 fn pod_events(
-    pods: Api<Pod>,
+    pods: Api<SeenPod>,
     memory: Jobs,
     readiness: crate::health::WatchReadiness,
     known: Known,

@@ -5,9 +5,11 @@ use trainyard_planner::{Verdict, Waiting};
 use super::waiting::IMAGE_PATIENCE;
 use super::waiting::REGISTRY_PATIENCE;
 use super::*;
+use crate::seen::SeenPod;
 
+/// A Pod as a watch shows it, which says the same as all of it.
 fn pod(status: Value) -> Pod {
-    serde_json::from_value(json!({
+    let value = json!({
         "metadata": {
             "namespace": "team", "name": "iris-1-train-a1-x", "uid": "p", "creationTimestamp": "2026-01-01T00:00:00Z",
             "labels": { labels::RUN_UID: "u", labels::STAGE: "train", labels::ATTEMPT: "1" },
@@ -27,8 +29,11 @@ fn pod(status: Value) -> Pod {
             ],
         },
         "status": status,
-    }))
-    .unwrap()
+    });
+    let whole: Pod = serde_json::from_value(value.clone()).unwrap();
+    let seen = Pod::from(serde_json::from_value::<SeenPod>(value).unwrap());
+    assert_eq!(observe(&seen), observe(&whole));
+    seen
 }
 
 fn terminated(code: i32, message: &str) -> Ended {
