@@ -98,7 +98,7 @@ impl Workload {
     }
 
     /// A training of four ranks. What follows an attempt is the same for all but rank 0, whose output is the job's.
-    fn training(name: &'static str, limit: u32, script: &str) -> Self {
+    fn of_ranks(name: &'static str, limit: u32, script: &str) -> Self {
         let script = format!(
             "#!/bin/sh\nset -e\necho \"rank $TRAINYARD_RANK, attempt $TRAINYARD_ATTEMPT\"\n{script}\n\
              if [ \"$TRAINYARD_RANK\" = 0 ]; then\n\
@@ -124,17 +124,17 @@ impl Workload {
         let fails = |rank: u32| format!("if [ \"$TRAINYARD_RANK\" = {rank} ]; then exit 3; fi\nexec sleep 1000");
         let forever = "exec sleep 1000";
         vec![
-            Self::training("training", 3, work),
-            Self::training("training-restart", 3, &first(&fails(1))),
-            Self { end: "Failed", ..Self::training("training-failure", 1, &fails(2)) },
-            Self { during: Some(During::Suspend), ..Self::training("training-suspend", 3, &first(forever)) },
+            Self::of_ranks("training", 3, work),
+            Self::of_ranks("training-restart", 3, &first(&fails(1))),
+            Self { end: "Failed", ..Self::of_ranks("training-failure", 1, &fails(2)) },
+            Self { during: Some(During::Suspend), ..Self::of_ranks("training-suspend", 3, &first(forever)) },
             Self {
                 end: "Deleted",
                 during: Some(During::Delete),
                 weight: 1,
-                ..Self::training("training-delete", 3, forever)
+                ..Self::of_ranks("training-delete", 3, forever)
             },
-            Self { weight: 1, ..Self::in_a_bucket(Self::training("training-bucket", 3, work)) },
+            Self { weight: 1, ..Self::in_a_bucket(Self::of_ranks("training-bucket", 3, work)) },
         ]
     }
 
