@@ -160,6 +160,13 @@ impl Driver<'_> {
             self.read(object).await?;
             return Ok(Round::Again);
         }
+        let is_stop = |action: &JobAction| matches!(action, JobAction::Stop { .. });
+        if plan.actions.iter().any(is_stop) && !lock(self.memory).pods_read {
+            // A list may be old, and a Pod that has ended is not stopped: its logs would go.
+            look::list(&Writer::new(self.context.client.clone()), self.memory, &run).await?;
+            lock(self.memory).pods_read = true;
+            return Ok(Round::Again);
+        }
         if !self.act(object, &run, &plan, now).await? {
             return Ok(Round::Again);
         }

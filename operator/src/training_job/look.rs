@@ -67,7 +67,7 @@ pub(super) async fn clear(
 }
 
 /// Takes in every Pod with the job's label; those in memory that are not shown are gone or not shown any more.
-async fn list(writer: &Writer, memory: &Mutex<JobMemory>, run: &JobRun<'_>) -> Result<(), JobError> {
+pub(super) async fn list(writer: &Writer, memory: &Mutex<JobMemory>, run: &JobRun<'_>) -> Result<(), JobError> {
     let pods = writer.list_job_pods(run.namespace, run.uid).await?;
     let mut memory = lock(memory);
     let mut shown = BTreeSet::new();

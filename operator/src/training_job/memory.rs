@@ -29,6 +29,8 @@ pub(crate) struct JobMemory {
     /// Whether the API server has answered this process a read or a write of it: what was listed may be older than what another
     /// process has done.
     pub(super) read: bool,
+    /// The same of its Pods, which is asked for before the first one is stopped.
+    pub(super) pods_read: bool,
     /// Whether it has been labelled as needing no more work.
     pub(super) finished: bool,
     /// Namespace and name.
