@@ -19,6 +19,10 @@ use crate::failure::Failure;
 
 /// Missing ranks that a message names.
 const NAMED: usize = 10;
+/// How long the names of all hosts are waited for. Programs may need none of them.
+const NAMES: Duration = Duration::from_secs(10);
+/// Between two looks for a name.
+const AGAIN: Duration = Duration::from_millis(200);
 /// How long the end is told to the others.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -120,10 +124,14 @@ impl Leader {
         let others = spec.world_size.saturating_sub(1) as usize;
         let mut peers = self.shared.peers.subscribe();
         let all = peers.wait_for(|peers| peers.values().filter(|peer| peer.ready).count() == others);
-        match timeout_at(deadline, all).await {
-            Ok(Ok(peers)) => Ok(addresses(spec, &peers)),
-            Ok(Err(_)) | Err(_) => Err(gate::timed_out(spec, &missing(spec, &self.shared.peers.borrow()))),
-        }
+        let addresses = match timeout_at(deadline, all).await {
+            Ok(Ok(peers)) => addresses(spec, &peers),
+            Ok(Err(_)) | Err(_) => {
+                return Err(gate::timed_out(spec, &missing(spec, &self.shared.peers.borrow())));
+            }
+        };
+        let _ = timeout_at(deadline.min(Instant::now() + NAMES), named(spec)).await;
+        Ok(addresses)
     }
 
     /// Lets the others go.
@@ -136,6 +144,15 @@ impl Leader {
         self.shared.phase.send_replace(Phase::End);
         let mut peers = self.shared.peers.subscribe();
         let _ = tokio::time::timeout(FAREWELL, peers.wait_for(Peers::is_empty)).await;
+    }
+}
+
+/// Waits until every host name has an address: a Pod may speak before the cluster's DNS knows it, and programs use the names.
+async fn named(spec: &RankSpec) {
+    for host in &spec.hosts {
+        while tokio::net::lookup_host((host.as_str(), spec.gate_port)).await.is_err() {
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 }
 
