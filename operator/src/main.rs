@@ -10,7 +10,7 @@ use mimalloc::MiMalloc;
 use trainyard_operator::args::{Arguments, Settings};
 use trainyard_operator::{app, telemetry};
 
-/// The allocator of a static C library makes threads wait for each other: it took two fifths of the operator's processor time.
+/// The allocator of a static C library took two fifths of the operator's processor time: `docs/performance.md`, a3.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

@@ -1,7 +1,7 @@
 //! Objects as they are read: only what the operator looks at is taken from their JSON, in one pass.
 //!
-//! An object's `managedFields` name every field that anybody has ever set, and of an object whose status has many rows they are longer
-//! than all the rest; of a Pod less than a tenth is looked at here. They arrive with every event and every answer.
+//! An object's `managedFields` name every field that anybody has ever set, and of an object whose status has many rows they can be
+//! longer than all the rest; of a Pod's spec hardly anything is looked at here. All of it arrives with every event and every answer.
 
 mod pod;
 
