@@ -289,8 +289,8 @@ fn end(world: &World, workload: &Workload) -> Option<()> {
     }
     let run = world.object(subject(workload), RUN)?;
     let ended = matches!(run["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Cancelled"));
-    let labelled = run["metadata"]["labels"]["trainyard.dev/finished"] == "true";
-    (ended && labelled).then_some(())
+    let labelled = |object: &serde_json::Value| object["metadata"]["labels"]["trainyard.dev/finished"] == "true";
+    (ended && labelled(run) && world.objects(Kind::Job).all(labelled)).then_some(())
 }
 
 /// Its succeeded Pods are gone, and the Pipeline shows how it ended.
@@ -312,7 +312,12 @@ fn settled(world: &World, workload: &Workload) -> Option<()> {
     }
     let run = world.object(Kind::Run, RUN)?;
     let heard = pipeline["lastRun"]["phase"] == run["status"]["phase"] && pipeline["activeRuns"] == 0;
-    (heard && world.objects(Kind::Pod).all(stays)).then_some(())
+    // Ranks that were asked to go are on their way.
+    let goes = |pod: &serde_json::Value| {
+        pod["metadata"]["labels"]["trainyard.dev/job-uid"].is_string()
+            && !pod["metadata"]["deletionTimestamp"].is_null()
+    };
+    (heard && world.objects(Kind::Pod).all(|pod| stays(pod) || goes(pod))).then_some(())
 }
 
 /// The places of a case's name that exist in a run of so many.

@@ -15,7 +15,7 @@
 //! | I11 | planted secrets appear nowhere | `leftovers` |
 //! | I12 | no panic | `leftovers` |
 //!
-//! Of a training job I7 to I12 hold in the same way, and T1 to T7 in place of the others: see `job`.
+//! Of a training job I7 to I12 hold in the same way, and T1 to T8 in place of the others: see `job`.
 //!
 //! Beside these: an operator that ends by itself (`process`), a forged report that was believed (`forgery`), a Pod of others
 //! that was touched (`foreign`).
@@ -43,7 +43,7 @@ use std::fmt;
 /// Something that should never be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// `I1` to `I12`, `T1` to `T7`, `process`, `forgery`, `foreign`, or `end` for a case that came to none.
+    /// `I1` to `I12`, `T1` to `T8`, `process`, `forgery`, `foreign`, or `end` for a case that came to none.
     pub invariant: &'static str,
     /// What was seen.
     pub what: String,

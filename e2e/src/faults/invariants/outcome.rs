@@ -33,9 +33,12 @@ impl Summary {
             |kind| history.versions(kind).into_iter().last().map(|version| version.object.clone()).unwrap_or_default();
         let (mut run, pipeline, job) = (last(Kind::Run), last(Kind::Pipeline), last(Kind::Job));
         let mut stages: Vec<Value> = rows(&run).iter().map(stage).collect();
+        let attempts = job["status"]["attempts"].as_array().into_iter().flatten().map(attempt).collect();
         if job.is_object() {
-            stages = vec![self::job(&job["status"])];
-            run = job;
+            stages.push(self::job(&job["status"]));
+            if run.is_null() {
+                run = job;
+            }
         }
         let pods = history.versions(Kind::Pod);
         let uids =
@@ -44,7 +47,7 @@ impl Summary {
         Self {
             run: json!([status["phase"], status["reason"], without_names(status["message"].as_str(), &run)]),
             stages,
-            attempts: status["attempts"].as_array().into_iter().flatten().map(attempt).collect(),
+            attempts,
             pipeline: json!([pipeline["status"]["activeRuns"], pipeline["status"]["lastRun"]["phase"]]),
             created: uids(Change::Added).len(),
             deleted: uids(Change::Deleted).len(),

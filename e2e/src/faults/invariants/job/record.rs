@@ -101,7 +101,7 @@ pub(super) fn restarts_are_exact(evidence: Evidence<'_>) -> Vec<Violation> {
         if restarts != expected {
             say(format!("there were {restarts} restarts and {expected} failed attempts that others follow"));
         }
-        let limit = evidence.workload.job.as_ref().map_or(0, |job| job.limit);
+        let limit = evidence.workload.training().map_or(0, |job| job.limit);
         let own = ended.values().filter(|(attempt, last)| attempt["firstFailure"]["class"] == "User" && !last);
         if own.count() > limit as usize {
             say(format!("more than {limit} failures of the training's own were followed by another attempt"));

@@ -80,6 +80,19 @@ impl World {
         world
     }
 
+    /// Two jobs of one attempt of a stage.
+    pub fn twins() -> Self {
+        let mut world = Self::new();
+        for uid in ["one", "another"] {
+            let labels =
+                json!({"trainyard.dev/run-uid": "run", "trainyard.dev/stage": "second", "trainyard.dev/attempt": "1"});
+            let metadata = json!({"name": "run-second-abcdefghij234567", "uid": uid, "labels": labels});
+            let job = json!({"kind": "TrainingJob", "metadata": metadata, "status": world.status});
+            world.version(Kind::Job, Change::Added, job);
+        }
+        world
+    }
+
     pub fn check(&self) -> Vec<Violation> {
         check(Evidence {
             workload: &self.workload,
