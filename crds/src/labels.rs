@@ -36,6 +36,8 @@ pub const FINISHED: &str = "trainyard.dev/finished";
 pub const FINISHED_TRUE: &str = "true";
 /// Annotation on Pods and on the TrainingJob of a stage: hash of the attempt's description; one with another is not ours to adopt.
 pub const SPEC_HASH: &str = "trainyard.dev/spec-hash";
+/// Annotation on the TrainingJob of a stage: that it was its run which suspended it, so that the run takes back nothing but its own.
+pub const SUSPENDED_BY_RUN: &str = "trainyard.dev/suspended-by-run";
 /// Annotation on Pods: how the runner comes into the image (`Image` or `Init`).
 pub const RUNNER_MOUNT: &str = "trainyard.dev/runner-mount";
 /// Well-known label: what manages the object.

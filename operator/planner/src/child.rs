@@ -6,7 +6,7 @@
 use trainyard_crds::names;
 use trainyard_crds::v1alpha1::StageStatus;
 
-use crate::observed::{Attempt, ChildJob};
+use crate::observed::Attempt;
 use crate::schedule::{Action, Pass};
 
 impl Pass<'_> {
@@ -57,7 +57,9 @@ impl Pass<'_> {
             return;
         }
         match &attempt.child {
-            Some(child) if !child.suspended => self.suspend(node, attempt, child, true),
+            // Whoever has asked it, the run needs it.
+            Some(child) if !child.suspended && child.suspend => {}
+            Some(child) if !child.suspended => self.suspend(node, attempt, true),
             Some(_) | None => {
                 let (pod, uid) = (attempt.pod.clone(), attempt.uid.clone());
                 self.actions.push(Action::Stop { node, attempt: attempt.number, pod, uid });
@@ -65,17 +67,18 @@ impl Pass<'_> {
         }
     }
 
-    /// A job is suspended when its run is, and goes on with it.
+    /// A job is suspended when its run is, and goes on with it. What others have suspended, a person or a queue, they let go on.
     pub(crate) fn follow(&mut self, node: usize, attempt: &Attempt) {
-        if let Some(child) = &attempt.child {
-            self.suspend(node, attempt, child, self.run.suspend);
+        let Some(child) = attempt.child.as_ref().filter(|_| !attempt.deleting) else { return };
+        if self.run.suspend && !child.suspend {
+            self.suspend(node, attempt, true);
+        } else if !self.run.suspend && child.by_run {
+            self.suspend(node, attempt, false);
         }
     }
 
-    fn suspend(&mut self, node: usize, attempt: &Attempt, child: &ChildJob, suspend: bool) {
-        if child.suspend != suspend && !attempt.deleting {
-            let (job, uid) = (attempt.pod.clone(), attempt.uid.clone());
-            self.actions.push(Action::Suspend { node, attempt: attempt.number, job, uid, suspend });
-        }
+    fn suspend(&mut self, node: usize, attempt: &Attempt, suspend: bool) {
+        let (job, uid) = (attempt.pod.clone(), attempt.uid.clone());
+        self.actions.push(Action::Suspend { node, attempt: attempt.number, job, uid, suspend });
     }
 }

@@ -140,6 +140,8 @@ pub struct ChildJob {
     pub message: String,
     /// `spec.suspend`: whether it has been asked to have no Pods.
     pub suspend: bool,
+    /// Whether its run has asked that.
+    pub by_run: bool,
     /// Whether it has none.
     pub suspended: bool,
 }

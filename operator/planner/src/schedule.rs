@@ -56,7 +56,7 @@ pub enum Action {
         /// Its UID.
         uid: String,
     },
-    /// Set `spec.suspend` of the TrainingJob of this attempt, with its UID as precondition.
+    /// Set `spec.suspend` of the TrainingJob of this attempt, and that its run did so, with its UID as precondition.
     Suspend {
         /// Index of the stage.
         node: usize,

@@ -201,7 +201,8 @@ impl Writer {
         }
     }
 
-    /// Asks the job of this UID to have no Pods, or to have them again. Its being gone is success: the next look finds out.
+    /// Asks the job of this UID to have no Pods, or to have them again, and notes that its run did. Its being gone is success: the next
+    /// look finds out.
     pub(crate) async fn suspend_job(
         &self,
         namespace: &str,
@@ -210,7 +211,9 @@ impl Writer {
         suspend: bool,
     ) -> Result<(), WriteError> {
         let api: Api<TrainingJob> = Api::namespaced(self.client.clone(), namespace);
-        let patch = json!({ "metadata": { "uid": uid }, "spec": { "suspend": suspend } });
+        let by_run = suspend.then_some("true");
+        let metadata = json!({ "uid": uid, "annotations": { labels::SUSPENDED_BY_RUN: by_run } });
+        let patch = json!({ "metadata": metadata, "spec": { "suspend": suspend } });
         let object = || format!("TrainingJob {namespace}/{name}");
         match api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Ok(_) => Ok(()),

@@ -64,7 +64,7 @@ impl Driver<'_> {
         if let Some(child) =
             memory.observed.attempt_mut(self.stage(node), attempt).and_then(|known| known.child.as_mut())
         {
-            child.suspend = suspend;
+            (child.suspend, child.by_run) = (suspend, suspend);
         }
         Ok(())
     }

@@ -91,6 +91,27 @@ fn a_suspended_run_suspends_its_training_and_goes_on_with_it() {
 }
 
 #[test]
+fn what_others_have_suspended_they_let_go_on() {
+    let mut world = World::new(spec(ONE));
+    world.settle();
+    world.progress(&fit());
+    let suspended = |world: &World| world.pods[&fit()].job.unwrap().suspend;
+    world.pods.get_mut(&fit()).unwrap().job.as_mut().unwrap().suspend = true;
+    world.deliver(&fit());
+    world.settle();
+    assert!(suspended(&world), "a person or a queue holds it");
+    for suspend in [true, false] {
+        world.set_suspend(suspend);
+        world.settle();
+        assert!(suspended(&world), "the run is suspended: {suspend}");
+    }
+    // A cancelled run needs no more than that it is suspended.
+    world.set_state(RunState::Cancelled);
+    world.finish();
+    assert_eq!(world.row("fit").phase, StagePhase::Cancelled);
+}
+
+#[test]
 fn a_cancelled_run_asks_its_training_to_stop_and_waits_for_that() {
     let mut story = running();
     story.world.set_state(RunState::Cancelled);

@@ -50,6 +50,7 @@ fn attempt(job: &TrainingJob, number: u32) -> Attempt {
         reason: status.reason.clone(),
         message: said(&status),
         suspend: job.spec.suspend.unwrap_or(false),
+        by_run: job.annotations().contains_key(labels::SUSPENDED_BY_RUN),
         suspended,
     };
     Attempt {
@@ -169,6 +170,16 @@ mod tests {
         );
         assert!(matches!(restarting.state, AttemptState::Running(_)));
         assert!(restarting.child.unwrap().message.contains("worker-1"));
+    }
+
+    #[test]
+    fn a_job_says_whether_its_run_has_suspended_it() {
+        let mut job = job(json!({"phase": "Suspended"}));
+        job.spec.suspend = Some(true);
+        let child = |job: &TrainingJob| observe_job(job).unwrap().attempt.child.unwrap();
+        assert_eq!((child(&job).suspend, child(&job).by_run), (true, false));
+        job.annotations_mut().insert(labels::SUSPENDED_BY_RUN.to_owned(), "true".to_owned());
+        assert!(child(&job).by_run);
     }
 
     #[test]

@@ -363,7 +363,8 @@ impl World {
         let what = if suspend { "suspend" } else { "resume" };
         self.done.push(format!("{what} {} a{attempt}", key.0));
         if let Some(pod) = self.pods.get_mut(&key).filter(|pod| pod.name == name && pod.uid == uid) {
-            pod.job.as_mut().unwrap().suspend = suspend;
+            let job = pod.job.as_mut().unwrap();
+            (job.suspend, job.by_run) = (suspend, suspend);
         }
         self.deliver(&key);
     }

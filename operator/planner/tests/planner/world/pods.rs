@@ -84,6 +84,8 @@ pub struct Pod {
 pub struct Job {
     /// Whether it is asked to have no Pods.
     pub suspend: bool,
+    /// Whether its run has asked that.
+    pub by_run: bool,
     /// Whether it has none.
     pub suspended: bool,
 }
@@ -139,6 +141,7 @@ impl Pod {
             reason: String::new(),
             message: if running { "2/2 ranks run".into() } else { String::new() },
             suspend: job.suspend,
+            by_run: job.by_run,
             suspended: job.suspended,
         }
     }
