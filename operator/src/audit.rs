@@ -25,8 +25,8 @@ use crate::memory::lock;
 const EVERY: Duration = Duration::from_secs(50);
 /// A watch may lag behind a list for so long.
 const LAG: Duration = Duration::from_secs(5);
-/// Objects in one answer.
-const PAGE: u32 = 500;
+/// Objects in one answer: all of it is in memory as text, more than once. One run of 200 stages has some 200 KiB.
+const PAGE: u32 = 100;
 
 /// What a watch has shown: the resourceVersion of every object, by UID.
 #[derive(Debug, Default)]
@@ -70,6 +70,7 @@ pub(crate) fn audited<K>(api: Api<K>, config: watcher::Config) -> impl Stream<It
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
+    let config = config.page_size(PAGE);
     let shown = Arc::new(Mutex::new(Shown::default()));
     let again = Arc::new(Notify::new());
     let selected = ListParams {

@@ -27,11 +27,29 @@ impl Observer {
         for kind in Kind::ALL {
             let path = collection(kind, namespace);
             let list = api.get(&path).await?;
-            let from = list["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
+            let mut from = list["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
             let (api, recorder, pods) = (api.clone(), recorder.clone(), pods.clone());
             tasks.push(tokio::spawn(async move {
-                let ended = api.watch(&path, &from, |event| seen(kind, event, &recorder, &pods)).await;
-                recorder.push(What::Trouble(format!("the watch of {path} ended: {ended:?}")));
+                let trouble = loop {
+                    let mut refused = None;
+                    let began = from.clone();
+                    let ended = api.watch(&path, &began, |event| match seen(kind, &event, &recorder, &pods) {
+                        Some(version) => {
+                            from = version;
+                            true
+                        }
+                        None => {
+                            refused = Some(event);
+                            false
+                        }
+                    });
+                    match (ended.await, refused) {
+                        // The API server closes the watch of whoever does not take its events fast enough. It goes on where it ended.
+                        (Ok(()), None) if from != began => {}
+                        (ended, refused) => break format!("{ended:?}, {refused:?}"),
+                    }
+                };
+                recorder.push(What::Trouble(format!("the watch of {path} ended: {trouble}")));
             }));
         }
         Ok((Self { tasks }, receiver))
@@ -46,15 +64,16 @@ impl Drop for Observer {
     }
 }
 
-/// Takes in an event; `false` for one that ends the watch.
-fn seen(kind: Kind, mut event: Value, recorder: &Recorder, pods: &UnboundedSender<Version>) -> bool {
+/// Takes in an event and says where a watch would go on after it; `None` for one that ends the watch.
+fn seen(kind: Kind, event: &Value, recorder: &Recorder, pods: &UnboundedSender<Version>) -> Option<String> {
     let change = match event["type"].as_str() {
         Some("ADDED") => Change::Added,
         Some("MODIFIED") => Change::Modified,
         Some("DELETED") => Change::Deleted,
-        _ => return false,
+        _ => return None,
     };
-    let mut object = event["object"].take();
+    let mut object = event["object"].clone();
+    let revision = object["metadata"]["resourceVersion"].as_str()?.to_owned();
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("managedFields");
     }
@@ -64,7 +83,7 @@ fn seen(kind: Kind, mut event: Value, recorder: &Recorder, pods: &UnboundedSende
         let _ = pods.send(version.clone());
     }
     recorder.push(What::Version(version));
-    true
+    Some(revision)
 }
 
 #[cfg(test)]
@@ -77,9 +96,10 @@ mod tests {
         let recorder = Recorder::default();
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let object = json!({"metadata": {"name": "a", "resourceVersion": "5", "managedFields": [{}]}});
-        assert!(seen(Kind::Pod, json!({"type": "ADDED", "object": object}), &recorder, &sender));
-        assert!(seen(Kind::Run, json!({"type": "DELETED", "object": object}), &recorder, &sender));
-        assert!(!seen(Kind::Run, json!({"type": "ERROR", "object": {"code": 410}}), &recorder, &sender));
+        let take = |kind: Kind, event: Value| seen(kind, &event, &recorder, &sender);
+        assert_eq!(take(Kind::Pod, json!({"type": "ADDED", "object": object})).as_deref(), Some("5"));
+        assert_eq!(take(Kind::Run, json!({"type": "DELETED", "object": object})).as_deref(), Some("5"));
+        assert_eq!(take(Kind::Run, json!({"type": "ERROR", "object": {"code": 410}})), None);
         let history = recorder.history();
         assert_eq!(history.versions(Kind::Run)[0].change, Change::Deleted);
         let handed = receiver.try_recv().unwrap();

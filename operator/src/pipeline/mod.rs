@@ -91,7 +91,7 @@ async fn reconcile(pipeline: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
         Err(panicked) => {
             tracing::error!(pipeline = %pipeline.name_any(), error = %panicked, "a panic");
             if let Ok(pipeline) = &pipeline.0 {
-                context.events.note(pipeline, panicked.note());
+                context.events.note(&**pipeline, panicked.note());
             }
             (Ok(Action::requeue(AGAIN * 6)), Some("panic"))
         }

@@ -247,7 +247,7 @@ async fn reconcile(run: Arc<Guarded>, context: Arc<Context>) -> Result<Action, R
 async fn tell(run: &Guarded, context: &Context, panicked: &Panicked) {
     let Ok(run) = &run.0 else { return };
     let note = panicked.note();
-    context.events.note(run, note.clone());
+    context.events.note(&**run, note.clone());
     let known = context.memory.known(&run.uid().unwrap_or_default()).and_then(|memory| lock(&memory).latest.clone());
     let run = known.as_deref().unwrap_or(run);
     let before = run.status.clone().unwrap_or_default();
@@ -295,7 +295,7 @@ fn shown(run: &Guarded, memory: &Memory) {
 
 /// The memory of a run that is being watched, and its newest version. A look may have been asked for just before the run was deleted:
 /// it must not bring the run back into memory, where its Pipeline would count it for ever.
-fn known(memory: &Memory, run: &PipelineRun) -> Option<(Arc<Mutex<RunMemory>>, Arc<PipelineRun>)> {
+fn known(memory: &Memory, run: &Arc<PipelineRun>) -> Option<(Arc<Mutex<RunMemory>>, Arc<PipelineRun>)> {
     let memory = memory.known(&run.uid()?)?;
     let newest = {
         let mut memory = lock(&memory);
@@ -305,15 +305,14 @@ fn known(memory: &Memory, run: &PipelineRun) -> Option<(Arc<Mutex<RunMemory>>, A
     Some((memory, newest))
 }
 
-/// The newer of what the watch shows and what our own last write returned (P3).
-fn newest(cached: &PipelineRun, latest: &mut Option<Arc<PipelineRun>>) -> Arc<PipelineRun> {
+/// The newer of what the watch shows and what our own last write returned (P3). When they are the same, one of the two is let go.
+fn newest(cached: &Arc<PipelineRun>, latest: &mut Option<Arc<PipelineRun>>) -> Arc<PipelineRun> {
     let version = |run: &PipelineRun| run.resource_version().and_then(|version| version.parse::<u64>().ok());
     match latest {
-        Some(known) if known.uid() == cached.uid() && version(known) >= version(cached) => Arc::clone(known),
+        Some(known) if known.uid() == cached.uid() && version(known) > version(cached) => Arc::clone(known),
         _ => {
-            let run = Arc::new(cached.clone());
-            *latest = Some(Arc::clone(&run));
-            run
+            *latest = Some(Arc::clone(cached));
+            Arc::clone(cached)
         }
     }
 }
@@ -352,18 +351,33 @@ mod tests {
 
     use super::*;
 
+    fn run(version: &str) -> Arc<PipelineRun> {
+        let run = json!({"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun",
+            "metadata": {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": version}, "spec": {}});
+        Arc::new(serde_json::from_value(run).unwrap())
+    }
+
+    #[test]
+    fn of_two_equal_versions_of_a_run_one_is_kept_and_of_others_the_newer_one() {
+        let mut latest = None;
+        let (written, shown) = (run("5"), run("5"));
+        newest(&written, &mut latest);
+        assert!(Arc::ptr_eq(&newest(&shown, &mut latest), &shown));
+        drop(shown);
+        assert_eq!(Arc::strong_count(&written), 1);
+        newest(&run("7"), &mut latest);
+        assert_eq!(newest(&run("6"), &mut latest).resource_version().as_deref(), Some("7"));
+    }
+
     #[test]
     fn a_look_at_a_run_that_has_just_been_deleted_does_not_bring_it_back() {
-        let run: PipelineRun =
-            serde_json::from_value(json!({"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun",
-            "metadata": {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "5"}, "spec": {}}))
-            .unwrap();
+        let run = run("5");
         let pod: Pod = serde_json::from_value(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a-train-a1", "namespace": "n", "uid": "p",
             "labels": {labels::RUN_UID: "u", labels::STAGE: "train", labels::ATTEMPT: "1"},
             "ownerReferences": [{"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun", "name": "a", "uid": "u", "controller": true}]}}))
         .unwrap();
         let memory = Memory::default();
-        shown(&Seen(Ok(run.clone())), &memory);
+        shown(&Seen(Ok(Arc::clone(&run))), &memory);
         assert!(known(&memory, &run).is_some());
         memory.forget("u");
         assert!(known(&memory, &run).is_none());

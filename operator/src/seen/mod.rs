@@ -8,6 +8,7 @@ mod pod;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::Resource;
@@ -21,9 +22,10 @@ use trainyard_crds::v1alpha1::{
 
 pub(crate) use pod::SeenPod;
 
-/// An object of one of our kinds, or why it cannot be read: others of the same list are read all the same.
+/// An object of one of our kinds, or why it cannot be read: others of the same list are read all the same. Whoever keeps it shares it:
+/// a run with many stages is the largest thing in memory.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen<K>(pub(crate) Result<K, Unreadable>);
+pub(crate) struct Seen<K>(pub(crate) Result<Arc<K>, Unreadable>);
 
 /// An object that cannot be read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -120,7 +122,7 @@ impl<'de, K: Kind> Deserialize<'de> for Seen<K> {
             Ok::<_, serde_json::Error>((spec, status))
         };
         Ok(Self(match read() {
-            Ok((spec, status)) => Ok(K::of(metadata, spec, status)),
+            Ok((spec, status)) => Ok(Arc::new(K::of(metadata, spec, status))),
             Err(error) => Err(Unreadable { error: error.to_string(), metadata }),
         }))
     }
@@ -132,7 +134,8 @@ impl<K: Kind> Seen<K> {
     /// # Errors
     /// When it cannot be read.
     pub(crate) fn read(self) -> kube::Result<K> {
-        self.0.map_err(|unreadable| kube::Error::SerdeError(serde_json::Error::custom(unreadable.error)))
+        let read = self.0.map_err(|unreadable| kube::Error::SerdeError(serde_json::Error::custom(unreadable.error)));
+        read.map(Arc::unwrap_or_clone)
     }
 }
 
@@ -157,11 +160,11 @@ impl<K: Kind> Resource for Seen<K> {
     }
 
     fn meta(&self) -> &ObjectMeta {
-        self.0.as_ref().map_or_else(|unreadable| &unreadable.metadata, K::meta)
+        self.0.as_ref().map_or_else(|unreadable| &unreadable.metadata, |object| object.meta())
     }
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
-        self.0.as_mut().map_or_else(|unreadable| &mut unreadable.metadata, K::meta_mut)
+        self.0.as_mut().map_or_else(|unreadable| &mut unreadable.metadata, |object| Arc::make_mut(object).meta_mut())
     }
 }
 

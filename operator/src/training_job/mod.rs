@@ -251,7 +251,7 @@ async fn reconcile(job: Arc<Guarded>, context: Arc<Context>) -> Result<Action, J
 async fn tell(job: &Guarded, context: &Context, panicked: &Panicked) {
     let Ok(job) = &job.0 else { return };
     let note = panicked.note();
-    context.events.note(job, note.clone());
+    context.events.note(&**job, note.clone());
     let known = context.jobs.known(&job.uid().unwrap_or_default()).and_then(|memory| lock(&memory).latest.clone());
     let job = known.as_deref().unwrap_or(job);
     let before = job.status.clone().unwrap_or_default();
@@ -299,7 +299,7 @@ fn shown(job: &Guarded, memory: &Jobs) {
 
 /// The memory of a job that is being watched, and its newest version. A look may have been asked for just before the job was deleted:
 /// it must not bring the job back.
-fn known(memory: &Jobs, job: &TrainingJob) -> Option<(Arc<Mutex<JobMemory>>, Arc<TrainingJob>)> {
+fn known(memory: &Jobs, job: &Arc<TrainingJob>) -> Option<(Arc<Mutex<JobMemory>>, Arc<TrainingJob>)> {
     let memory = memory.known(&job.uid()?)?;
     let newest = {
         let mut memory = lock(&memory);
@@ -309,15 +309,14 @@ fn known(memory: &Jobs, job: &TrainingJob) -> Option<(Arc<Mutex<JobMemory>>, Arc
     Some((memory, newest))
 }
 
-/// The newer of what the watch shows and what our own last write returned (P3).
-fn newest(cached: &TrainingJob, latest: &mut Option<Arc<TrainingJob>>) -> Arc<TrainingJob> {
+/// The newer of what the watch shows and what our own last write returned (P3). When they are the same, one of the two is let go.
+fn newest(cached: &Arc<TrainingJob>, latest: &mut Option<Arc<TrainingJob>>) -> Arc<TrainingJob> {
     let version = |job: &TrainingJob| job.resource_version().and_then(|version| version.parse::<u64>().ok());
     match latest {
-        Some(known) if known.uid() == cached.uid() && version(known) >= version(cached) => Arc::clone(known),
+        Some(known) if known.uid() == cached.uid() && version(known) > version(cached) => Arc::clone(known),
         _ => {
-            let job = Arc::new(cached.clone());
-            *latest = Some(Arc::clone(&job));
-            job
+            *latest = Some(Arc::clone(cached));
+            Arc::clone(cached)
         }
     }
 }

@@ -130,7 +130,8 @@ impl Leader {
                 return Err(gate::timed_out(spec, &missing(spec, &self.shared.peers.borrow())));
             }
         };
-        let _ = timeout_at(deadline.min(Instant::now() + NAMES), named(spec)).await;
+        let has_address = async |host: &str| tokio::net::lookup_host((host, spec.gate_port)).await.is_ok();
+        let _ = timeout_at(deadline.min(Instant::now() + NAMES), named(&spec.hosts, has_address)).await;
         Ok(addresses)
     }
 
@@ -148,9 +149,9 @@ impl Leader {
 }
 
 /// Waits until every host name has an address: a Pod may speak before the cluster's DNS knows it, and programs use the names.
-async fn named(spec: &RankSpec) {
-    for host in &spec.hosts {
-        while tokio::net::lookup_host((host.as_str(), spec.gate_port)).await.is_err() {
+async fn named(hosts: &[String], has_address: impl AsyncFn(&str) -> bool) {
+    for host in hosts {
+        while !has_address(host).await {
             tokio::time::sleep(AGAIN).await;
         }
     }
@@ -272,6 +273,27 @@ mod tests {
         );
         let many = missing(&rank(Framework::JAX, 500, 0), &Peers::new());
         assert!(many.ends_with("worker-10 (h10.fit) and 489 more"), "{many}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_comes_late_is_waited_for() {
+        let began = Instant::now();
+        let has_address = async |host: &str| host == "early" || began.elapsed() >= 3 * AGAIN;
+        named(&["early".to_owned(), "late".to_owned()], has_address).await;
+        let waited = began.elapsed();
+        assert!(waited >= 3 * AGAIN && waited < 4 * AGAIN, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_never_comes_is_not_waited_for_for_ever() {
+        let mut spec = rank(Framework::JAX, 1, 0);
+        (spec.hosts, spec.gate_port) = (vec!["nobody.invalid".to_owned()], 0);
+        let leader = Leader::open(&spec, b"key", None).await.unwrap();
+        let began = Instant::now();
+        let addresses = leader.gather(began + 60 * NAMES).await.unwrap();
+        let waited = began.elapsed();
+        assert!(waited >= NAMES && waited < NAMES + AGAIN, "{waited:?}");
+        assert_eq!(addresses, spec.hosts);
     }
 
     #[test]
