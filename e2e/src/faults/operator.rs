@@ -217,7 +217,9 @@ impl Supervisor {
         let path = logs.join(format!("operator-{number}.log"));
         let log =
             OpenOptions::new().create(true).append(true).open(&path).with_context(|| path.display().to_string())?;
-        let mut command = Command::new(program);
+        // It ends with us even when we are killed.
+        let mut command = Command::new("/usr/bin/setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(program);
         command.env_clear().env("RUST_BACKTRACE", "1").env("KUBECONFIG", kubeconfig);
         command.env("TRAINYARD_NAMESPACES", namespace);
         command.env("TRAINYARD_RUNNER_IMAGE", "localhost/step-runner:1").env("TRAINYARD_RUNNER_MOUNT", "Image");

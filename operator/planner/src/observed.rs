@@ -32,7 +32,8 @@ impl Observed {
     pub fn insert(&mut self, stage: &str, attempt: Attempt) {
         self.gone.remove(&(stage.to_owned(), attempt.number));
         self.lost.remove(stage);
-        let attempts = self.attempts.entry(stage.to_owned()).or_default();
+        // Most stages have one attempt, and an empty list would make room for four.
+        let attempts = self.attempts.entry(stage.to_owned()).or_insert_with(|| Vec::with_capacity(1));
         match attempts.binary_search_by_key(&attempt.number, |other| other.number) {
             Ok(at) => attempts[at] = attempt,
             Err(at) => attempts.insert(at, attempt),

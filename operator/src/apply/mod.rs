@@ -21,8 +21,8 @@ mod job;
 pub(crate) use job::{CreatedJob, CreatedService};
 
 /// Requests for one object that are under way at the same time: so many that a wide run does not wait for answers one by one, and few
-/// enough that the API server still answers others.
-pub(crate) const TOGETHER: usize = 64;
+/// enough that the API server still answers others, and that their connections take little memory.
+pub(crate) const TOGETHER: usize = 16;
 
 /// Runs that own one ControllerRevision: it is read and written by each new one of them, and must not grow with their number.
 pub(crate) const OWNERS: usize = 40;

@@ -62,8 +62,20 @@ macro_rules! kind {
 }
 
 kind!(Pipeline, PipelineSpec, PipelineStatus);
-kind!(PipelineRun, PipelineRunSpec, PipelineRunStatus);
 kind!(TrainingJob, TrainingJobSpec, TrainingJobStatus);
+
+impl Kind for PipelineRun {
+    type Spec = PipelineRunSpec;
+    type Status = PipelineRunStatus;
+
+    fn of(metadata: ObjectMeta, spec: PipelineRunSpec, mut status: Option<PipelineRunStatus>) -> Self {
+        if let Some(status) = &mut status {
+            // Rows are large, and a list that was read has room for up to twice as many.
+            status.stages.shrink_to_fit();
+        }
+        Self { metadata, spec, status }
+    }
+}
 
 /// The metadata of an object but for its `managedFields` and what the API server does not set any more.
 #[derive(Default, Deserialize)]
