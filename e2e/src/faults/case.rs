@@ -312,12 +312,7 @@ fn settled(world: &World, workload: &Workload) -> Option<()> {
     }
     let run = world.object(Kind::Run, RUN)?;
     let heard = pipeline["lastRun"]["phase"] == run["status"]["phase"] && pipeline["activeRuns"] == 0;
-    // Ranks that were asked to go are on their way.
-    let goes = |pod: &serde_json::Value| {
-        pod["metadata"]["labels"]["trainyard.dev/job-uid"].is_string()
-            && !pod["metadata"]["deletionTimestamp"].is_null()
-    };
-    (heard && world.objects(Kind::Pod).all(|pod| stays(pod) || goes(pod))).then_some(())
+    (heard && world.objects(Kind::Pod).all(stays)).then_some(())
 }
 
 /// The places of a case's name that exist in a run of so many.

@@ -39,6 +39,7 @@ use super::history::{History, What};
 use super::store::Commit;
 use super::workload::Workload;
 use std::fmt;
+use step_protocol::paths;
 
 /// Something that should never be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,9 +87,12 @@ impl Evidence<'_> {
         self.strikes.iter().any(|strike| strike.fault.class() == class)
     }
 
-    /// The commit record of a stage of a run.
+    /// The commit record of a stage of a run; the ranks of a training have records of their own below it.
     fn commit(&self, run_uid: &str, stage: &str) -> Option<&Commit> {
-        self.commits.iter().find(|commit| commit.run_uid == run_uid && commit.stage == stage)
+        let end = format!("/{stage}/{}", paths::COMMIT);
+        self.commits
+            .iter()
+            .find(|commit| commit.run_uid == run_uid && commit.stage == stage && commit.key.ends_with(&end))
     }
 }
 

@@ -55,11 +55,23 @@ impl Summary {
     }
 }
 
-/// A message without the namespace and the hashes of Pods, which differ from case to case.
+/// A message without the namespace and the hashes of Pods and jobs, which differ from case to case.
 fn without_names(message: Option<&str>, run: &Value) -> Option<String> {
     let namespace = run["metadata"]["namespace"].as_str().unwrap_or_default();
+    let jobs: Vec<&str> = super::artifacts::rows(run)
+        .iter()
+        .filter_map(|row| row["training"]["job"].as_str()?.rsplit_once('-').map(|(_, hash)| hash))
+        .collect();
+    // A rank's name begins with that of its job, of which it has as much as there is room for.
+    let part = |part: &str| match jobs.iter().any(|hash| part.len() > 3 && hash.starts_with(part)) {
+        true => "JOB".to_owned(),
+        false => part.to_owned(),
+    };
     let word = |word: &str| match word.rsplit_once('-') {
-        Some((name, hash)) if hash.len() == 16 => name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned(),
+        Some((name, hash)) if hash.len() == 16 => {
+            let name = name.trim_end_matches(|c: char| c.is_ascii_digit());
+            name.split('-').map(part).collect::<Vec<_>>().join("-")
+        }
         _ if word == namespace => "NAMESPACE".to_owned(),
         _ => word.to_owned(),
     };
@@ -168,6 +180,20 @@ mod tests {
         change(&mut expected);
         world.expected = Some(expected);
         world.check()
+    }
+
+    #[test]
+    fn a_message_does_not_differ_by_names() {
+        let run = |namespace: &str, hash: &str| {
+            let message =
+                format!("worker-1 failed: kubectl logs -n {namespace} run-fit-{}-worker-1-a2-{hash}", &hash[..7]);
+            let rows = serde_json::json!([{"name": "fit", "training": {"job": format!("run-fit-{hash}")}}]);
+            let run = serde_json::json!({"metadata": {"namespace": namespace}, "status": {"stages": rows}});
+            without_names(Some(&message), &run).unwrap()
+        };
+        let told = run("f1", "fy5rba3ylxvwvkdy");
+        assert_eq!(told, "worker-1 failed: kubectl logs -n NAMESPACE run-fit-JOB-worker-1-a");
+        assert_eq!(told, run("f2", "3xjazxdpm74k77s3"));
     }
 
     #[test]
