@@ -25,7 +25,7 @@ use crate::memory::lock;
 const EVERY: Duration = Duration::from_secs(50);
 /// A watch may lag behind a list for so long.
 const LAG: Duration = Duration::from_secs(5);
-/// Objects in one answer: all of it is in memory as text, more than once. One run of 200 stages has some 200 KiB.
+/// Objects in one answer: all of it is in memory as text, more than once.
 const PAGE: u32 = 100;
 
 /// What a watch has shown: the resourceVersion of every object, by UID.

@@ -12,7 +12,7 @@ use tower::limit::ConcurrencyLimitLayer;
 const SILENCE: Duration = Duration::from_secs(75);
 
 /// Requests that wait for an answer at the same time, of all kinds; a watch that has begun is none. Each has a connection of its own, whose
-/// buffers are the most of what an operator with hundreds of wide runs has in memory; and an API server that is slow gets no faster by more.
+/// buffers were a large part of what an operator with hundreds of wide runs had in memory: `docs/performance.md`, a5.
 const AT_ONCE: usize = 64;
 
 /// There is no way to the API server.
