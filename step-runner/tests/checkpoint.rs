@@ -5,8 +5,8 @@
 
 mod common;
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
 use std::process::ChildStderr;
 use std::sync::mpsc;
 
@@ -21,12 +21,13 @@ use step_protocol::{CheckpointName, Framework, Outcome, paths};
 const OBEDIENT: &str = r#"cd "$TRAINYARD_CHECKPOINT"
 trap 'exit 3' TERM
 echo restored "$TRAINYARD_RESTORED"
-while :; do while read -r line; do eval "$line"; echo did; done < $ORDERS; done"#;
+while read -r line; do eval "$line"; echo did; done < $ORDERS"#;
 
 /// One execution of a job of one rank.
 struct Job {
     running: Running,
-    orders: PathBuf,
+    /// Open for both ends, so that the program always has somebody to read from and an order always has a reader.
+    orders: File,
     errors: BufReader<ChildStderr>,
 }
 
@@ -50,6 +51,7 @@ impl Job {
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, &orders, rustix::fs::FileType::Fifo, mode, 0).unwrap();
         let mut running = Running::start(step.variable("ORDERS", orders.to_str().unwrap()));
+        let orders = File::options().read(true).write(true).open(orders).unwrap();
         let errors = BufReader::new(running.child.stderr.take().unwrap());
         Self { running, orders, errors }
     }
@@ -60,7 +62,7 @@ impl Job {
     }
 
     fn write(&self, line: &str) {
-        writeln!(std::fs::File::options().write(true).open(&self.orders).unwrap(), "{line}").unwrap();
+        writeln!(&self.orders, "{line}").unwrap();
     }
 
     /// Has the program do something; what it prints.
