@@ -13,7 +13,7 @@ import sys
 OPERATOR = {
     "trainyard.dev/pipelines": "get list watch",
     "trainyard.dev/pipelineruns": "get list watch patch delete",
-    "trainyard.dev/trainingjobs": "get list watch patch delete",
+    "trainyard.dev/trainingjobs": "get list watch create patch delete",
     "trainyard.dev/pipelines/status": "patch",
     "trainyard.dev/pipelineruns/status": "patch",
     "trainyard.dev/trainingjobs/status": "patch",

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks the chart on a real API server: it installs, upgrades and goes; the operator has its rights and no other; both admission policies
+# Checks the chart on a real API server: it installs, upgrades and goes; the operator has its rights and no other; the admission policies
 # accept and refuse. Nothing runs, so it needs no node: `trainyard-e2e cluster up --control-plane --with-controller-manager` is enough.
 #
 # Needs KUBECONFIG for a cluster's administrator, helm (or $HELM), kubectl (or $KUBECTL) and python3. Installs the release
@@ -118,6 +118,10 @@ pod='{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","namespace":"'$a'","
 stage() { # stage NAME ACCOUNT
     printf '{"name":"%s","container":{"image":"i:1","command":["c"]},"pod":{"serviceAccountName":"%s"}}' "$1" "$2"
 }
+training() { # training NAME ACCOUNT: a stage that trains, the Pods of one of its roles under that account
+    printf '{"name":"%s","trainingJob":{"framework":"None","roles":[{"name":"chief","replicas":1,"container":{"image":"i:1","command":["c"]}},
+        {"name":"worker","replicas":2,"container":{"image":"i:1","command":["c"]},"pod":{"serviceAccountName":"%s"}}]}}' "$1" "$2"
+}
 stages() { # stages COUNT ACCOUNTS: as many stages, with as many accounts in turns
     for i in $(seq "$1"); do
         [ "$i" = 1 ] || printf ,
@@ -140,7 +144,7 @@ for namespace in "$system" "$a" "$b"; do "$kubectl" create namespace "$namespace
 case_of 'helm install' install
 case_of 'CRDs are established' "$kubectl" wait --for=condition=Established --timeout=30s crd/pipelines.trainyard.dev crd/pipelineruns.trainyard.dev crd/trainingjobs.trainyard.dev
 typed() {
-    for policy in "$release-run-authorization" "$release-operator-pods" "$release-operator-services"; do
+    for policy in "$release-run-authorization" "$release-operator-jobs" "$release-operator-pods" "$release-operator-services"; do
         "$kubectl" get validatingadmissionpolicy "$policy" -o 'jsonpath={.status.observedGeneration}{.status.typeChecking.expressionWarnings}' >"$work/typed"
         [ "$(cat "$work/typed")" = 1 ] || { cat "$work/typed" && return 1; }
     done
@@ -171,6 +175,7 @@ watch pipelineruns.trainyard.dev
 patch pipelineruns.trainyard.dev
 delete pipelineruns.trainyard.dev
 watch trainingjobs.trainyard.dev
+create trainingjobs.trainyard.dev
 patch trainingjobs.trainyard.dev
 delete trainingjobs.trainyard.dev
 patch trainingjobs.trainyard.dev --subresource status
@@ -218,7 +223,7 @@ patch services
 update services
 delete services
 create endpoints
-create trainingjobs.trainyard.dev
+update trainingjobs.trainyard.dev
 create roles.rbac.authorization.k8s.io
 bind clusterroles.rbac.authorization.k8s.io
 escalate clusterroles.rbac.authorization.k8s.io
@@ -281,10 +286,13 @@ plain='{"name":"a","container":{"image":"i:1","command":["c"]}}'
 case_of 'runs: accepted: inline' creates alice "$(inline "$plain")"
 case_of 'runs: refused: account of an inline stage' refuses 'ServiceAccount trainer' creates alice "$(inline "$plain,$(stage b trainer)")"
 case_of 'runs: refused: account of an inline finally stage' refuses 'ServiceAccount trainer' creates alice "$(inline "$plain" ',"finally":['"$(stage b trainer)"']')"
+case_of 'runs: refused: account of a role of an inline training' refuses 'ServiceAccount trainer' creates alice "$(inline "$plain,$(training b trainer)")"
+case_of 'runs: accepted: inline training with use' creates carol "$(inline "$plain,$(training b trainer)")"
 case_of 'runs: accepted: inline with use' creates carol "$(inline "$plain,$(stage b trainer)")"
 case_of 'pipelines: accepted without a right to create Pods' creates bob "$pipeline"
 guarded=$(merged "$pipeline" '{"spec":{"stages":['"$(stage s trainer)"']}}')
 case_of 'pipelines: refused: account of a stage' refuses 'user alice may not run stages as ServiceAccount trainer' creates alice "$guarded"
+case_of 'pipelines: refused: account of a role of a training' refuses 'ServiceAccount trainer' creates alice "$(merged "$pipeline" '{"spec":{"stages":['"$(training s trainer)"']}}')"
 case_of 'pipelines: accepted: with use' create "$guarded" --as carol
 case_of 'pipelines: refused: another command under the account' refuses 'may not run stages as ServiceAccount trainer' \
     "$kubectl" --as alice --namespace "$a" patch pipeline p --type json --patch '[{"op":"replace","path":"/spec/stages/0/container/command","value":["evil"]}]'
@@ -318,6 +326,11 @@ case_of 'jobs: refused: an account' refuses 'user alice may not run stages as Se
 role() { printf '{"spec":{"roles":[{"name":"worker","replicas":2,"container":{"image":"i:1","command":["c"]},"pod":{"serviceAccountName":"%s"}}]}}' "$1"; }
 case_of 'jobs: refused: account of a role' refuses 'user alice may not run stages as ServiceAccount trainer' creates alice "$(merged "$job" "$(role trainer)")"
 case_of 'jobs: accepted: account of a role with use' creates carol "$(merged "$job" "$(role trainer)")"
+owned=$(merged "$job" '{"metadata":{"ownerReferences":[
+    {"apiVersion":"trainyard.dev/v1alpha1","kind":"PipelineRun","name":"r","uid":"00000000-0000-0000-0000-000000000000","controller":true}]}}')
+case_of 'jobs: accepted: of a run, by the operator' creates "$operator" "$owned"
+case_of 'jobs: accepted: of a run, with an account, by the operator' creates "$operator" "$(merged "$owned" "$(role trainer)")"
+case_of 'jobs: refused: of nobody, by the operator' refuses 'that a PipelineRun owns' creates "$operator" "$job"
 case_of 'jobs: created' create "$job" --as alice
 edit_job() { "$kubectl" --as alice --namespace "$a" patch trainingjob j --type json --patch "$1"; }
 case_of 'jobs: refused: params change deep inside' refuses 'params cannot be changed: create another job' edit_job '[{"op":"replace","path":"/spec/params/deep/a/1/b","value":3}]'

@@ -1,14 +1,15 @@
 //! Every label, annotation, and field manager that Trainyard writes, once.
 
-/// Label on runs and Pods: name of the Pipeline (of the run itself for an inline pipeline), cut to 63 characters.
+/// Label on runs and Pods: name of the Pipeline (of the run itself for an inline pipeline), cut to 63 characters. Also an annotation on
+/// the TrainingJob of a stage, with the whole name.
 pub const PIPELINE: &str = "trainyard.dev/pipeline";
-/// Label on Pods: name of the PipelineRun, cut to 63 characters. The UID label is what selects.
+/// Label on Pods and on the TrainingJob of a stage: name of the PipelineRun, cut to 63 characters. The UID label is what selects.
 pub const RUN: &str = "trainyard.dev/run";
-/// Label on Pods: UID of the PipelineRun.
+/// Label on Pods and on the TrainingJob of a stage: UID of the PipelineRun.
 pub const RUN_UID: &str = "trainyard.dev/run-uid";
-/// Label on Pods: name of the stage.
+/// Label on Pods and on the TrainingJob of a stage: name of the stage.
 pub const STAGE: &str = "trainyard.dev/stage";
-/// Label on Pods: number of the attempt.
+/// Label on Pods and on the TrainingJob of a stage: number of the attempt.
 pub const ATTEMPT: &str = "trainyard.dev/attempt";
 /// Label on Pods of a training: name of the TrainingJob, cut to 63 characters. The UID label is what selects.
 pub const JOB: &str = "trainyard.dev/job";
@@ -33,8 +34,10 @@ pub const POD_GROUP_RETRIABLE: &str = "kueue.x-k8s.io/retriable-in-group";
 pub const FINISHED: &str = "trainyard.dev/finished";
 /// Value of [`FINISHED`].
 pub const FINISHED_TRUE: &str = "true";
-/// Annotation on Pods: hash of the attempt's description; a Pod with another one is not ours to adopt.
+/// Annotation on Pods and on the TrainingJob of a stage: hash of the attempt's description; one with another is not ours to adopt.
 pub const SPEC_HASH: &str = "trainyard.dev/spec-hash";
+/// Annotation on the TrainingJob of a stage: that it was its run which suspended it, so that the run takes back nothing but its own.
+pub const SUSPENDED_BY_RUN: &str = "trainyard.dev/suspended-by-run";
 /// Annotation on Pods: how the runner comes into the image (`Image` or `Init`).
 pub const RUNNER_MOUNT: &str = "trainyard.dev/runner-mount";
 /// Well-known label: what manages the object.

@@ -48,6 +48,13 @@ pub fn job(run: &str, run_uid: &str, stage: &str, attempt: u32) -> String {
     format!("{letter}{run}-{}-{hash}", part(stage, 20))
 }
 
+/// Attempts of the first TrainingJob of a stage, and of each that follows one that was deleted, are numbered from here on: no two
+/// jobs of a stage share a number, below which their outputs and checkpoints lie.
+#[must_use]
+pub const fn attempts_before(stage_attempt: u32) -> u32 {
+    stage_attempt.saturating_sub(1).saturating_mul(10_000)
+}
+
 /// Name of the group that the Pods of one attempt of a job are to a queue: `<job, 36>-a<attempt>-<hash, 16>`.
 #[must_use]
 pub fn group(job: &str, job_uid: &str, attempt: u32) -> String {

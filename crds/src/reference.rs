@@ -78,8 +78,8 @@ impl Page {
             let row = [&format!("`{name}`"), &self.typed(field), required, &prose(field), &bounds(field)].map(cell);
             self.line(format_args!("| {} |", row.join(" | ")));
         }
-        let rules: Vec<&str> =
-            list(&schema["x-kubernetes-validations"]).iter().map(|rule| word(&rule["message"])).collect();
+        let rules = list(&schema["x-kubernetes-validations"]).iter().map(|rule| word(&rule["message"]).to_owned());
+        let rules: Vec<String> = one_of(schema).into_iter().chain(rules).collect();
         if !rules.is_empty() {
             self.line(format_args!("\nRules:\n"));
             for rule in rules {
@@ -161,11 +161,16 @@ fn is_section(schema: &Value) -> bool {
     schema.get("properties").is_some() && !is_condition(schema)
 }
 
-/// Whether the object must have the field. The kinds of a stage are such a field as long as there is one.
+/// The rule that the object has exactly one of some fields, such as the kinds of a stage.
+fn one_of(schema: &Value) -> Option<String> {
+    let choices = list(&schema["oneOf"]).iter().flat_map(|choice| list(&choice["required"]));
+    let names: Vec<String> = choices.map(|name| format!("`{}`", word(name))).collect();
+    (names.len() > 1).then(|| format!("exactly one of {} is required", names.join(", ")))
+}
+
+/// Whether the object must have the field.
 fn is_required(schema: &Value, name: &str) -> bool {
-    let named = |schema: &Value| list(&schema["required"]).iter().any(|field| field == name);
-    let choices = list(&schema["oneOf"]);
-    named(schema) || (choices.len() == 1 && named(&choices[0]))
+    list(&schema["required"]).iter().any(|field| field == name)
 }
 
 /// The schema without what the same shape has differently in different places: its description, and when rules are evaluated.

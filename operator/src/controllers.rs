@@ -74,7 +74,7 @@ pub(crate) async fn run(parts: Parts) {
         let (run_sender, run_receiver) = mpsc::unbounded_channel();
         let (pipeline_sender, pipeline_receiver) = mpsc::unbounded_channel();
         let (listed, mut runs_are_listed) = watch::channel(false);
-        runs.insert(scope.clone(), run_sender);
+        runs.insert(scope.clone(), run_sender.clone());
         pipelines.insert(scope.clone(), pipeline_sender);
         let (context, readiness) = (Arc::clone(&context), readiness.clone());
         let (training_sender, training_receiver) = mpsc::unbounded_channel();
@@ -84,6 +84,7 @@ pub(crate) async fn run(parts: Parts) {
             Arc::clone(&context),
             scope.clone(),
             training_receiver,
+            run_sender,
             readiness.clone(),
             async move { training_shutdown.cancelled().await },
         )));

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::ObjectRef;
 use serde_json::{Map, Value};
 use step_protocol::StepReport;
@@ -16,6 +15,10 @@ use crate::pace::Pace;
 use crate::pipeline_run::observe::{self, Observation};
 use crate::revisions::Definition;
 
+mod watched;
+
+pub(crate) use watched::Watched;
+
 /// One run.
 #[derive(Default)]
 pub(crate) struct RunMemory {
@@ -26,7 +29,7 @@ pub(crate) struct RunMemory {
     pub(crate) read: bool,
     /// The frozen pipeline and the parameters.
     pub(crate) frozen: Option<Arc<Frozen>>,
-    /// What is observed of its Pods.
+    /// What is observed of its Pods and TrainingJobs.
     pub(crate) observed: Observed,
     /// When its status was written last.
     pub(crate) pace: Option<Pace>,
@@ -34,16 +37,18 @@ pub(crate) struct RunMemory {
     pub(crate) finished: bool,
     /// Namespace and name.
     pub(crate) object: Option<ObjectRef<PipelineRun>>,
-    /// UIDs of Pods that were shown to be deleted: an answer that comes later may still speak of them.
+    /// UIDs of Pods and TrainingJobs that were shown to be deleted: an answer that comes later may still speak of them.
     buried: HashSet<String>,
-    /// Attempts whose Pods no watch shows any more, since their labels were changed. They are read by their names.
+    /// Attempts whose Pods or jobs no watch shows any more, since their labels were changed. They are read by their names.
     pub(crate) altered: HashSet<(String, u32)>,
-    /// UID and newest version of the Pod of an attempt, by stage and number.
+    /// UID and newest version of the Pod or job of an attempt, by stage and number.
     versions: HashMap<(String, u32), (String, u64)>,
-    /// Told when more is observed of its Pods, for whoever waits beside the queue of runs.
+    /// Told when more is observed of them, for whoever waits beside the queue of runs.
     pub(crate) moved: Arc<Notify>,
-    /// Pods seen in the listing that is going on.
+    /// Attempts seen in the listing of Pods that is going on.
     listed: HashSet<(String, u32)>,
+    /// The same of TrainingJobs.
+    listed_jobs: HashSet<(String, u32)>,
 }
 
 /// What stays the same for a run once it is accepted.
@@ -123,7 +128,8 @@ impl RunMemory {
     /// Takes in an early report. Returns whether it is news.
     pub(crate) fn report(&mut self, stage: &str, number: u32, report: StepReport) -> bool {
         let Some(attempt) = self.observed.attempt_mut(stage, number) else { return false };
-        if matches!(attempt.state, AttemptState::Ended(_)) {
+        // Of a training only its job says when it has succeeded.
+        if attempt.child.is_some() || matches!(attempt.state, AttemptState::Ended(_)) {
             return false;
         }
         attempt.state = AttemptState::Ended(observe::committed(report));
@@ -218,102 +224,12 @@ impl Memory {
     pub(crate) fn len(&self) -> usize {
         lock(&self.runs).len()
     }
-
-    /// A Pod was seen. Returns its run.
-    pub(crate) fn pod_seen(&self, pod: &Pod, listing: bool) -> Option<ObjectRef<PipelineRun>> {
-        let Some(observation) = observe::observe(pod) else { return self.released(pod) };
-        let object = observation.run.clone();
-        let run = self.run(&observation.run_uid);
-        let mut run = lock(&run);
-        if listing {
-            run.listed.insert((observation.stage.clone(), observation.attempt.number));
-        }
-        run.observe(observation);
-        Some(object)
-    }
-
-    /// A Pod was deleted: its last words count, else its absence will be confirmed by a live read.
-    pub(crate) fn pod_deleted(&self, pod: &Pod) -> Option<ObjectRef<PipelineRun>> {
-        let Some(observation) = observe::observe(pod) else { return self.released(pod) };
-        let object = observation.run.clone();
-        let run = self.run(&observation.run_uid);
-        let mut run = lock(&run);
-        // Whose it was must be known even if nothing else is: the run may have been forgotten before.
-        run.object = Some(object.clone());
-        run.buried.insert(observation.attempt.uid.clone());
-        let known = run.observed.attempt(&observation.stage, observation.attempt.number);
-        let said = |attempt: &Attempt| matches!(attempt.state, AttemptState::Ended(_));
-        if known.is_some_and(|known| known.uid != observation.attempt.uid) {
-            return Some(object);
-        }
-        if said(&observation.attempt) || known.is_some_and(said) {
-            run.observe(observation);
-        } else {
-            run.observed.remove(&observation.stage, observation.attempt.number);
-            let Observation { stage, attempt, version, .. } = observation;
-            run.versions.insert((stage, attempt.number), (attempt.uid, version));
-        }
-        Some(object)
-    }
-
-    /// A Pod has our labels and is not our run's: if it was, it will be asked for again, and count as gone.
-    fn released(&self, pod: &Pod) -> Option<ObjectRef<PipelineRun>> {
-        let (run_uid, stage, number) = observe::labelled(pod)?;
-        let run = self.known(&run_uid)?;
-        let mut run = lock(&run);
-        let known = run.observed.attempt(&stage, number)?;
-        if pod.metadata.uid.as_ref() != Some(&known.uid) || matches!(known.state, AttemptState::Ended(_)) {
-            return None;
-        }
-        let version = (known.uid.clone(), observe::version(pod));
-        run.observed.remove(&stage, number);
-        run.versions.insert((stage, number), version);
-        run.object.clone()
-    }
-
-    /// A listing of the Pods of a namespace, or of all, begins.
-    pub(crate) fn listing(&self, scope: Option<&str>) {
-        for run in lock(&self.runs).values() {
-            let mut run = lock(run);
-            if run.is_within(scope) {
-                run.listed.clear();
-            }
-        }
-    }
-
-    /// That listing is complete: attempts that it did not show and that have not ended are asked for again. Returns the runs
-    /// that this concerns.
-    pub(crate) fn listed(&self, scope: Option<&str>) -> Vec<ObjectRef<PipelineRun>> {
-        let mut concerned = Vec::new();
-        for run in lock(&self.runs).values() {
-            let mut run = lock(run);
-            if !run.is_within(scope) {
-                continue;
-            }
-            let listed = std::mem::take(&mut run.listed);
-            let missing: Vec<(String, u32)> = run
-                .observed
-                .iter()
-                .filter(|(stage, attempt)| {
-                    !matches!(attempt.state, AttemptState::Ended(_))
-                        && !listed.contains(&((*stage).to_owned(), attempt.number))
-                })
-                .map(|(stage, attempt)| (stage.to_owned(), attempt.number))
-                .collect();
-            if !missing.is_empty() {
-                concerned.extend(run.object.clone());
-            }
-            for (stage, number) in missing {
-                run.observed.remove(&stage, number);
-            }
-        }
-        concerned
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::Pod;
     use serde_json::json;
     use trainyard_crds::labels;
 
@@ -349,16 +265,16 @@ mod tests {
         for (namespace, run) in [("a", "one"), ("b", "two")] {
             memory.pod_seen(&pod(namespace, run), false);
         }
-        memory.listing(Some("a"));
-        let concerned = memory.listed(Some("a"));
+        memory.listing(Watched::Pods, Some("a"));
+        let concerned = memory.listed(Watched::Pods, Some("a"));
         assert_eq!(concerned.iter().map(|run| run.name.as_str()).collect::<Vec<_>>(), ["one"]);
         assert_eq!((attempts(&memory, "one"), attempts(&memory, "two")), (0, 1));
 
         memory.retain(Some("a"), &HashSet::new());
         assert!(memory.known("one").is_none() && memory.known("two").is_some());
-        memory.listing(None);
+        memory.listing(Watched::Pods, None);
         memory.pod_seen(&pod("b", "two"), true);
-        assert_eq!((memory.listed(None), attempts(&memory, "two")), (Vec::new(), 1));
+        assert_eq!((memory.listed(Watched::Pods, None), attempts(&memory, "two")), (Vec::new(), 1));
         memory.retain(None, &HashSet::new());
         assert_eq!(memory.len(), 0);
     }
@@ -405,7 +321,7 @@ mod tests {
         let run = memory.run("one");
         lock(&run).observe(observation(&seen("12", "Failed")));
         memory.pod_seen(&seen("10", "Running"), true);
-        assert_eq!(memory.listed(None), []);
+        assert_eq!(memory.listed(Watched::Pods, None), []);
         memory.pod_seen(&seen("11", "Running"), false);
         let has_ended = || matches!(lock(&run).observed.attempt("train", 1).unwrap().state, AttemptState::Ended(_));
         assert!(has_ended());
@@ -420,6 +336,36 @@ mod tests {
         memory.pod_seen(&pod, false);
         pod.metadata.owner_references = None;
         assert_eq!(memory.pod_seen(&pod, false).map(|run| run.name), Some("one".to_owned()));
+        assert_eq!(attempts(&memory, "one"), 0);
+    }
+
+    #[test]
+    fn what_a_listing_of_pods_does_not_show_says_nothing_of_jobs() {
+        let job: trainyard_crds::v1alpha1::TrainingJob = serde_json::from_value(json!({
+            "apiVersion": "trainyard.dev/v1alpha1", "kind": "TrainingJob",
+            "metadata": {
+                "namespace": "a", "name": "one-train-x", "uid": "j", "resourceVersion": "3",
+                "labels": { labels::RUN_UID: "one", labels::STAGE: "train", labels::ATTEMPT: "1" },
+                "ownerReferences": [{"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun", "name": "one", "uid": "one", "controller": true}],
+            },
+            "spec": {"framework": "None", "roles": [{"name": "worker", "replicas": 2, "container": {"command": ["x"]}}]},
+        }))
+        .unwrap();
+        let memory = Memory::default();
+        assert_eq!(memory.job_seen(&job, false), None, "of a run that is not remembered nothing is");
+        assert_eq!(memory.len(), 0);
+        let run = memory.run("one");
+        memory.job_seen(&job, false);
+        memory.listing(Watched::Pods, None);
+        assert_eq!((memory.listed(Watched::Pods, None), attempts(&memory, "one")), (Vec::new(), 1));
+        // An early report of its rank 0 is not the stage's.
+        let report = step_protocol::StepReport::new(step_protocol::Outcome::Succeeded, "");
+        assert!(!lock(&run).report("train", 1, report));
+        memory.listing(Watched::Jobs, None);
+        assert_eq!(memory.listed(Watched::Jobs, None).len(), 1);
+        assert_eq!(attempts(&memory, "one"), 0);
+        memory.job_seen(&job, false);
+        assert!(memory.job_deleted(&job).is_some());
         assert_eq!(attempts(&memory, "one"), 0);
     }
 

@@ -40,8 +40,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   resources: [pipelines]
   verbs: [get, list, watch]
 - apiGroups: [trainyard.dev]
-  resources: [pipelineruns, trainingjobs]
+  resources: [pipelineruns]
   verbs: [get, list, watch, patch, delete] # patch: the label of finished ones; delete: their ttl
+- apiGroups: [trainyard.dev]
+  resources: [trainingjobs] # create: one a training stage of a run; patch also: suspend of those; delete also: those of stopped runs
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [trainyard.dev]
   resources: [pipelines/status, pipelineruns/status, trainingjobs/status]
   verbs: [patch]

@@ -31,7 +31,9 @@ pub use pod_overrides::{
 };
 pub use retry::{Backoff, Retry, RetryAction, RetryRule};
 pub use stage::{After, Branch, Stage, StageKind};
-pub use stage_status::{CachedFrom, FailedAttempt, FailureCounts, OutputStatus, StagePhase, StageStatus};
+pub use stage_status::{
+    CachedFrom, FailedAttempt, FailureCounts, OutputStatus, StagePhase, StageStatus, StageTraining,
+};
 pub use store::{S3Store, Store, StoreCredentials, VolumeStore};
 pub use training::{Checkpoint, Elastic, Framework, Restart, Role, SuccessPolicy, Training};
 pub use training_job::{ArtifactReference, JobInput, TrainingJob, TrainingJobSpec};

@@ -72,8 +72,8 @@ use super::{Param, Resources, Retry, RunPhase, Stage, Store, schema};
         .message("finally stages start together when all stages have ended: dependsOn and after do not go there").field_path(".finally"),
     validation = Rule::new("!has(self.finally) || !sets.intersects(self.stages.map(s, s.name), self.finally.map(s, s.name))")
         .message("a finally stage must not have the name of a stage").field_path(".finally"),
-    validation = Rule::new("(has(self.defaults) && has(self.defaults.container) && has(self.defaults.container.image)) || (self.stages.all(s, has(s.container.image)) && (!has(self.finally) || self.finally.all(s, has(s.container.image))))")
-        .message("container.image is required in every stage, or in defaults.container"),
+    validation = Rule::new("(has(self.defaults) && has(self.defaults.container) && has(self.defaults.container.image)) || (self.stages.all(s, has(s.container) ? has(s.container.image) : s.trainingJob.roles.all(r, has(r.container.image))) && (!has(self.finally) || self.finally.all(s, has(s.container) ? has(s.container.image) : s.trainingJob.roles.all(r, has(r.container.image)))))")
+        .message("container.image is required in every stage and in every role of a training, or in defaults.container"),
     validation = Rule::new("!has(self.params) || [self.params.map(a, a.name.upperAscii().replace('-', '_'))].all(n, n.all(x, n.exists_one(y, y == x)))")
         .message("params must differ in more than case, - and _: their names become names of environment variables").field_path(".params")
 )]
@@ -128,14 +128,14 @@ pub struct Defaults {
     /// Defaults of container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<DefaultsContainer>,
-    /// When a failed attempt is repeated.
+    /// When a failed attempt is repeated. Trainings have their own restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
-    /// Longest time of one attempt, such as 30m.
+    /// Longest time of one attempt, such as 30m; of a training with all its attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32), regex(pattern = schema::DURATION))]
     pub timeout: Option<String>,
-    /// Requests and limits of a stage's container.
+    /// Requests and limits of a stage's container, and of each rank of a training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 }
@@ -144,7 +144,7 @@ pub struct Defaults {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DefaultsContainer {
-    /// Image of stages that name none.
+    /// Image of stages, and of roles of trainings, that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = "^[A-Za-z0-9][^\\s]*$"))]
     pub image: Option<String>,

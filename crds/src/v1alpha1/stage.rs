@@ -4,9 +4,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Container, Input, Output, PodOverrides, ResultDeclaration, Retry, schema};
+use super::{Container, Input, Output, PodOverrides, ResultDeclaration, Retry, Training, schema};
 
-/// One stage: a program in a Pod, with what it reads and writes. It starts as soon as everything it needs is there.
+/// One stage: a program in a Pod, or a training on many, with what it reads and writes. It starts as soon as everything it needs is
+/// there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -14,7 +15,11 @@ use super::{Container, Input, Output, PodOverrides, ResultDeclaration, Retry, sc
     validation = Rule::new("!has(self.inputs) || [self.inputs.map(a, a.name.upperAscii().replace('-', '_'))].all(n, n.all(x, n.exists_one(y, y == x)))")
         .message("inputs must differ in more than case, - and _: their names become names of environment variables").field_path(".inputs"),
     validation = Rule::new("!has(self.outputs) || [self.outputs.map(a, a.name.upperAscii().replace('-', '_'))].all(n, n.all(x, n.exists_one(y, y == x)))")
-        .message("outputs must differ in more than case, - and _: their names become names of environment variables").field_path(".outputs")
+        .message("outputs must differ in more than case, - and _: their names become names of environment variables").field_path(".outputs"),
+    validation = Rule::new("!has(self.trainingJob) || !has(self.retry)")
+        .message("retry does not go with trainingJob, which starts all its ranks again by itself: set trainingJob.restart").field_path(".retry"),
+    validation = Rule::new("!has(self.trainingJob) || !has(self.pod)")
+        .message("pod does not go with trainingJob, which has Pods of several roles: set pod in trainingJob.roles").field_path(".pod")
 )]
 pub struct Stage {
     /// Name, unique in the pipeline: lower-case letters, digits and dashes, at most 40.
@@ -52,13 +57,14 @@ pub struct Stage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub when: Option<String>,
-    /// When a failed attempt is repeated. Absent means that of spec.defaults.
+    /// When a failed attempt is repeated. Absent means that of spec.defaults. Not of a trainingJob, which has restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
     /// Whether the run goes on to succeed although this stage fails. What needs the stage is skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_failure: Option<bool>,
-    /// Longest time of one attempt, such as 30m, from the start of its container. Absent means that of spec.defaults.
+    /// Longest time of one attempt, such as 30m, from the start of its container; of a trainingJob, of all its attempts together, and
+    /// anew when the run is resumed. Absent means that of spec.defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32), regex(pattern = schema::DURATION))]
     pub timeout: Option<String>,
@@ -66,7 +72,7 @@ pub struct Stage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32), regex(pattern = schema::DURATION))]
     pub grace_period: Option<String>,
-    /// What the stage needs of its Pod: node, volumes, user, shared memory.
+    /// What the stage needs of its Pod: node, volumes, user, shared memory. Not of a trainingJob, whose roles say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodOverrides>,
 }
@@ -77,6 +83,8 @@ pub struct Stage {
 pub enum StageKind {
     /// The program that the stage runs, in an image that needs nothing of Trainyard.
     Container(Container),
+    /// A training on many Pods, as a TrainingJob of the run. Its rank 0 writes the stage's outputs, results and metrics.
+    TrainingJob(Box<Training>),
 }
 
 /// A stage that must have ended in a certain way.

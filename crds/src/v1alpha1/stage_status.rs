@@ -70,12 +70,15 @@ pub struct StageStatus {
     /// A sentence: what happened, what to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Number of the current or last attempt.
+    /// Number of the current or last attempt. Of a training it is 1 unless its TrainingJob was deleted: that counts its own attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
     /// Name of that attempt's Pod.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub pod: String,
+    /// That attempt's TrainingJob, of a stage that trains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<StageTraining>,
     /// Start of the first attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Time>,
@@ -113,6 +116,29 @@ pub struct StageStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 5))]
     pub failed_attempts: Vec<FailedAttempt>,
+}
+
+/// The TrainingJob of a stage that trains, as far as it was known when the status was written. The job itself says more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StageTraining {
+    /// Its name.
+    pub job: String,
+    /// Number of its current or last attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// Ranks whose Pods run, of all, such as 3/4.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ready: String,
+    /// How often all ranks were started again after a failure.
+    #[serde(default, skip_serializing_if = "schema::is_zero")]
+    pub restarts: u32,
+    /// How far the training is, by its own word, such as 40%.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub progress: String,
+    /// When it will be done, by its own word.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub eta: String,
 }
 
 /// How many attempts failed.

@@ -49,7 +49,16 @@ pub(crate) fn play(graph: &Graph, params: &Map<String, Value>, end: impl Fn(&str
                 let (pod, uid) = (format!("{name}-{attempt}"), format!("{name}-{attempt}-uid"));
                 observed.insert(
                     name,
-                    Attempt { number: *attempt, pod, uid, created: now, deleting: false, lost_node: None, state },
+                    Attempt {
+                        number: *attempt,
+                        pod,
+                        uid,
+                        created: now,
+                        deleting: false,
+                        lost_node: None,
+                        state,
+                        child: None,
+                    },
                 );
             }
         }

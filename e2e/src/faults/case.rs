@@ -289,8 +289,8 @@ fn end(world: &World, workload: &Workload) -> Option<()> {
     }
     let run = world.object(subject(workload), RUN)?;
     let ended = matches!(run["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Cancelled"));
-    let labelled = run["metadata"]["labels"]["trainyard.dev/finished"] == "true";
-    (ended && labelled).then_some(())
+    let labelled = |object: &serde_json::Value| object["metadata"]["labels"]["trainyard.dev/finished"] == "true";
+    (ended && labelled(run) && world.objects(Kind::Job).all(labelled)).then_some(())
 }
 
 /// Its succeeded Pods are gone, and the Pipeline shows how it ended.

@@ -87,7 +87,7 @@ pub fn all(workload: &Workload, learned: &Learned) -> Vec<CaseName> {
             });
             // Two processes cost half a minute: one workload of each kind has them all.
             let elects = fault.class() == 'F';
-            if fits && (!elects || matches!(workload.name, "chain5-silent" | "training-restart")) {
+            if fits && (!elects || matches!(workload.name, "chain5-silent" | "training-restart" | "stage-training")) {
                 add(Place::Write(number), fault);
             }
         }

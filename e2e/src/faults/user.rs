@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 /// A run does not take so long to get there.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// What is done when the program of the second stage runs, or all ranks of a job do.
+/// What is done when the program of the second stage runs, or all ranks of a job do, also of one that is the second stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum During {
     /// The run is cancelled.
@@ -45,7 +45,12 @@ impl User {
                 };
                 match kind {
                     Kind::Job => has_phase(world, run, "Running"),
-                    _ => world.objects(Kind::Pod).find(running).map(|_| ()),
+                    _ => {
+                        let trains = |job: &&Value| job["status"]["phase"] == "Running";
+                        let stage =
+                            world.objects(Kind::Pod).find(running).or_else(|| world.objects(Kind::Job).find(trains));
+                        stage.map(|_| ())
+                    }
                 }
             };
             if recorder.wait(LIMIT, "the second stage or all ranks to run", moment).await.is_err() {

@@ -17,6 +17,8 @@ pub struct Workload {
     pub stages: Vec<Stage>,
     /// The TrainingJob that is run instead of a pipeline.
     pub job: Option<Job>,
+    /// The training that its second stage is.
+    pub trains: Option<Job>,
     /// Whether runners reach the operator. If not, success is known only when the kubelet shows it.
     pub early_reports: bool,
     /// Whether its store is a bucket of an S3 server; else it is a folder.
@@ -43,7 +45,7 @@ pub struct Stage {
 /// A TrainingJob, as far as the invariants are concerned.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Its `spec`.
+    /// Its `spec`; of a stage that trains its `trainingJob`.
     pub spec: Value,
     /// How many ranks it has.
     pub ranks: u32,
@@ -90,12 +92,13 @@ fn script(name: &str, script: &str) -> Value {
 
 impl Workload {
     fn new(name: &'static str, pipeline: Value, stages: Vec<Stage>) -> Self {
-        let (job, during) = (None, None);
-        Self { name, pipeline, stages, job, early_reports: true, bucket: false, during, end: "Succeeded", weight: 4 }
+        let (end, weight) = ("Succeeded", 4);
+        let (job, trains, during) = (None, None, None);
+        Self { name, pipeline, stages, job, trains, early_reports: true, bucket: false, during, end, weight }
     }
 
     /// A training of four ranks. What follows an attempt is the same for all but rank 0, whose output is the job's.
-    fn training(name: &'static str, limit: u32, script: &str) -> Self {
+    fn of_ranks(name: &'static str, limit: u32, script: &str) -> Self {
         let script = format!(
             "#!/bin/sh\nset -e\necho \"rank $TRAINYARD_RANK, attempt $TRAINYARD_ATTEMPT\"\n{script}\n\
              if [ \"$TRAINYARD_RANK\" = 0 ]; then\n\
@@ -121,24 +124,75 @@ impl Workload {
         let fails = |rank: u32| format!("if [ \"$TRAINYARD_RANK\" = {rank} ]; then exit 3; fi\nexec sleep 1000");
         let forever = "exec sleep 1000";
         vec![
-            Self::training("training", 3, work),
-            Self::training("training-restart", 3, &first(&fails(1))),
-            Self { end: "Failed", ..Self::training("training-failure", 1, &fails(2)) },
-            Self { during: Some(During::Suspend), ..Self::training("training-suspend", 3, &first(forever)) },
+            Self::of_ranks("training", 3, work),
+            Self::of_ranks("training-restart", 3, &first(&fails(1))),
+            Self { end: "Failed", ..Self::of_ranks("training-failure", 1, &fails(2)) },
+            Self { during: Some(During::Suspend), ..Self::of_ranks("training-suspend", 3, &first(forever)) },
             Self {
                 end: "Deleted",
                 during: Some(During::Delete),
                 weight: 1,
-                ..Self::training("training-delete", 3, forever)
+                ..Self::of_ranks("training-delete", 3, forever)
             },
-            Self { weight: 1, ..Self::in_a_bucket(Self::training("training-bucket", 3, work)) },
+            Self { weight: 1, ..Self::in_a_bucket(Self::of_ranks("training-bucket", 3, work)) },
         ]
+    }
+
+    /// A stage, a training of three ranks that reads what it has written, and a stage that reads what the training has made.
+    fn training_stage(name: &'static str, limit: u32, script: &str) -> Self {
+        let script = format!(
+            "#!/bin/sh\nset -e\necho \"rank $TRAINYARD_RANK, attempt $TRAINYARD_ATTEMPT, $1\"\ncat \"$TRAINYARD_IN_FIRST\"\n{script}\n\
+             if [ \"$TRAINYARD_RANK\" = 0 ]; then\n\
+             {{\ncat \"$TRAINYARD_IN_FIRST\"\necho \"trained by $TRAINYARD_WORLD_SIZE\"\n}} > \"$TRAINYARD_OUT_TEXT\"\n\
+             grep -c . \"$TRAINYARD_OUT_TEXT\" > \"$TRAINYARD_ROOT/results/lines\"\nfi\n"
+        );
+        let container = json!({"image": IMAGE, "script": script, "args": ["$(stages.first.results.lines)"]});
+        let training = json!({
+            "framework": "None",
+            "roles": [{"name": "worker", "replicas": 3, "container": container}],
+            "restart": {"limit": limit, "backoff": {"initial": "1s", "factor": 1}},
+        });
+        let second = json!({
+            "name": "second",
+            "trainingJob": training,
+            "inputs": [{"name": "first", "from": "first.text"}],
+            "outputs": [{"name": "text", "type": "Text"}],
+            "results": [{"name": "lines", "type": "integer"}],
+        });
+        let stages = json!([writer("first", &[]), second, writer("third", &["second"])]);
+        let known =
+            vec![Stage::new("first", &[], 0), Stage::new("second", &["first"], 0), Stage::new("third", &["second"], 0)];
+        let trains = Some(Job { spec: training, ranks: 3, limit });
+        Self { trains, ..Self::new(name, json!({"store": folder(), "stages": stages}), known) }
+    }
+
+    /// All pipelines with a training among their stages.
+    fn training_stages() -> Vec<Self> {
+        let work = "sleep 0.3";
+        let fails = "if [ \"$TRAINYARD_RANK\" = 1 ]; then exit 3; fi\nexec sleep 1000";
+        let first = |script: &str| format!("if [ \"$TRAINYARD_ATTEMPT\" = 1 ]; then\n{script}\nfi\n{work}");
+        vec![
+            Self::training_stage("stage-training", 3, work),
+            Self::training_stage("stage-training-restart", 3, &first(fails)),
+            Self { end: "Failed", ..Self::training_stage("stage-training-failure", 0, fails) },
+            Self {
+                end: "Cancelled",
+                during: Some(During::Cancel),
+                ..Self::training_stage("stage-training-cancel", 3, "exec sleep 1000")
+            },
+        ]
+    }
+
+    /// The training that it is or has.
+    #[must_use]
+    pub fn training(&self) -> Option<&Job> {
+        self.job.as_ref().or(self.trains.as_ref())
     }
 
     /// How many Pods it has at least, if it comes to its end.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.stages.len() + self.job.as_ref().map_or(0, |job| job.ranks as usize)
+        self.stages.len() + self.training().map_or(0, |job| job.ranks as usize)
     }
 
     /// Writers with these inputs, each listed after what it reads.
@@ -169,6 +223,7 @@ impl Workload {
             Self { end: "Deleted", during: Some(During::Delete), ..Self::waits("delete") },
         ];
         all.extend(Self::trainings());
+        all.extend(Self::training_stages());
         all
     }
 

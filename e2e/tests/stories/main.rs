@@ -18,4 +18,5 @@ mod secrets;
 mod store;
 mod success;
 mod training;
+mod training_stage;
 mod world;

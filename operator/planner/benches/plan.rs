@@ -137,6 +137,7 @@ fn attempt(index: usize, state: AttemptState) -> Attempt {
         deleting: false,
         lost_node: None,
         state,
+        child: None,
     }
 }
 

@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use trainyard_crds::condition::Reason;
-use trainyard_crds::names;
 use trainyard_crds::v1alpha1::{FailedAttempt, OutputStatus, RunState, StagePhase, StageStatus};
 
 use crate::observed::{Attempt, AttemptState, Class, Committed, Ended, Verdict, Waiting};
@@ -94,10 +93,10 @@ impl Pass<'_> {
             None if recorded => {}
             None if self.observed.is_gone(self.node(node).name(), number) => {
                 let ended = self.verdict(node, number).unwrap_or_else(|| self.vanished(node, number));
-                self.failed(node, number, &self.pod_of(node, number), self.now, &ended);
+                self.failed(node, number, &self.object_of(node, number), self.now, &ended);
             }
             None => {
-                let pod = self.pod_of(node, number);
+                let pod = self.object_of(node, number);
                 self.asked.insert(node);
                 self.actions.push(Action::Confirm { node, attempt: number, pod });
             }
@@ -107,38 +106,21 @@ impl Pass<'_> {
     /// The failure that stands in the status of an attempt which waits in vain.
     fn verdict(&self, node: usize, number: u32) -> Option<Ended> {
         let prior = self.prior(node);
-        let stands = prior.phase == StagePhase::Pending && prior.attempt == Some(number);
+        let stands = prior.phase == StagePhase::Pending && prior.attempt == Some(number) && !self.node(node).trains();
         let class = Verdict::class(&prior.reason).filter(|_| stands)?;
         Some(Ended::failure(class, prior.reason.clone(), prior.message.clone()))
     }
 
-    /// The failure of an attempt whose Pod is gone without a word.
+    /// The failure of an attempt whose Pod, or TrainingJob, is gone without a word.
     fn vanished(&self, node: usize, number: u32) -> Ended {
-        let (prior, pod) = (self.prior(node), self.pod_of(node, number));
-        if prior.phase == StagePhase::Running && prior.reason == Reason::NodeLost.as_str() {
-            let message = format!("the node did not answer any more, and Pod {pod} is gone");
+        let (prior, kind, object) = (self.prior(node), self.kind(node), self.object_of(node, number));
+        let lost = prior.phase == StagePhase::Running && prior.reason == Reason::NodeLost.as_str();
+        if lost && !self.node(node).trains() {
+            let message = format!("the node did not answer any more, and Pod {object} is gone");
             return Ended::failure(Class::Infra, Reason::NodeLost.as_str(), message);
         }
-        let message = format!("Pod {pod} is gone and did not say how it ended");
+        let message = format!("{kind} {object} is gone and did not say how it ended");
         Ended::failure(Class::Infra, Reason::Disrupted.as_str(), message)
-    }
-
-    /// The Pod of an attempt, by the status or, before it names it, by its rule.
-    fn pod_of(&self, node: usize, attempt: u32) -> String {
-        let prior = self.prior(node);
-        let named = prior.attempt == Some(attempt) && !prior.pod.is_empty();
-        if named { prior.pod.clone() } else { self.pod(node, attempt) }
-    }
-
-    pub(crate) fn pod(&self, node: usize, attempt: u32) -> String {
-        names::pod(self.run.name, self.run.uid, self.node(node).name(), attempt)
-    }
-
-    fn stop(&mut self, node: usize, attempt: &Attempt) {
-        if !attempt.deleting {
-            let (pod, uid) = (attempt.pod.clone(), attempt.uid.clone());
-            self.actions.push(Action::Stop { node, attempt: attempt.number, pod, uid });
-        }
     }
 
     fn pending(&mut self, node: usize, attempt: &Attempt, waiting: &Waiting) {
@@ -146,10 +128,15 @@ impl Pass<'_> {
         let mut row = prior.clone();
         row.phase = StagePhase::Pending;
         row.attempt = Some(attempt.number);
-        row.pod.clone_from(&attempt.pod);
+        self.put_object(node, &mut row, attempt);
         row.retry_at = None;
         if self.stopping(self.node(node).section()) {
             self.stop(node, attempt);
+            if attempt.child.as_ref().is_some_and(|child| child.suspended) {
+                // It has no Pods any more.
+                self.cancelled(node, row, self.now);
+                return;
+            }
         } else if attempt.deleting && self.verdict(node, attempt.number).is_some() {
             // It goes because of its verdict, whatever it says meanwhile.
             self.set(node, row);
@@ -169,6 +156,8 @@ impl Pass<'_> {
                 return;
             }
             self.look_again(due);
+        } else {
+            self.follow(node, attempt);
         }
         row.reason.clone_from(&waiting.reason);
         row.message.clone_from(&waiting.message);
@@ -187,14 +176,16 @@ impl Pass<'_> {
         let mut row = self.prior(node).clone();
         if self.stopping(self.node(node).section()) {
             self.stop(node, attempt);
+        } else {
+            self.follow(node, attempt);
         }
         row.phase = StagePhase::Running;
         row.attempt = Some(attempt.number);
-        row.pod.clone_from(&attempt.pod);
+        self.put_object(node, &mut row, attempt);
         row.start.get_or_insert(Time(since));
         row.retry_at = None;
-        row.reason = String::new();
-        row.message = String::new();
+        let said = attempt.child.as_ref().map(|child| (child.reason.clone(), child.message.clone()));
+        (row.reason, row.message) = said.unwrap_or_default();
         if let Some(lost) = &attempt.lost_node {
             Reason::NodeLost.as_str().clone_into(&mut row.reason);
             row.message = format!(
@@ -220,11 +211,10 @@ impl Pass<'_> {
             })
             .collect();
         let (start, end) = self.times(node, attempt.created, ended);
-        let row = StageStatus {
+        let mut row = StageStatus {
             name: prior.name.clone(),
             phase: StagePhase::Succeeded,
             attempt: Some(attempt.number),
-            pod: attempt.pod.clone(),
             start: Some(Time(start)),
             end: Some(Time(end)),
             outputs,
@@ -234,6 +224,7 @@ impl Pass<'_> {
             failed_attempts: prior.failed_attempts.clone(),
             ..StageStatus::default()
         };
+        self.put_object(node, &mut row, attempt);
         self.set(node, row);
     }
 
@@ -245,11 +236,14 @@ impl Pass<'_> {
         (start, end.max(start))
     }
 
-    pub(crate) fn failed(&mut self, node: usize, number: u32, pod: &str, created: Timestamp, ended: &Ended) {
+    pub(crate) fn failed(&mut self, node: usize, number: u32, object: &str, created: Timestamp, ended: &Ended) {
         let prior = self.prior(node);
         let mut row = prior.clone();
         row.attempt = (number > 0).then_some(number);
-        pod.clone_into(&mut row.pod);
+        self.put_name(node, &mut row, object);
+        if let Some(child) = self.observed.attempt(&row.name, number).and_then(|attempt| attempt.child.as_ref()) {
+            row.training = Some(child.shown.clone());
+        }
         row.retry_at = None;
         let (start, end) = self.times(node, created, ended);
         row.start = Some(Time(start));

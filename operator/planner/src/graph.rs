@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use trainyard_crds::condition::Reason;
-use trainyard_crds::v1alpha1::{PipelineSpec, Stage, Store};
+use trainyard_crds::v1alpha1::{PipelineSpec, Stage, StageKind, Store};
 
 use crate::SpecProblem;
 use crate::expression::Expression;
@@ -46,11 +46,20 @@ pub struct Node {
     pub(crate) needs: Vec<Need>,
     pub(crate) when: Option<Expression>,
     pub(crate) policy: Policy,
-    pub(crate) command: Vec<Template>,
-    pub(crate) env: Vec<(String, Template)>,
+    /// The stage's program; of a training one a role, in their order.
+    pub(crate) programs: Vec<Program>,
     pub(crate) timeout: Option<u64>,
     pub(crate) grace: u64,
     hash: String,
+}
+
+/// A program whose references all lead somewhere.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// Its command and arguments.
+    pub(crate) command: Vec<Template>,
+    /// Its variables that have a value.
+    pub(crate) env: Vec<(String, Template)>,
 }
 
 impl Node {
@@ -70,6 +79,12 @@ impl Node {
     #[must_use]
     pub fn section(&self) -> Section {
         self.section
+    }
+
+    /// Whether it trains: its attempts are TrainingJobs and not Pods.
+    #[must_use]
+    pub fn trains(&self) -> bool {
+        matches!(self.stage.kind, StageKind::TrainingJob(_))
     }
 
     /// A hash over its definition: an attempt of another definition is not this stage's.

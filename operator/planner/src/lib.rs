@@ -12,9 +12,11 @@
 #![forbid(unsafe_code)]
 
 mod attempts;
+mod child;
 mod error;
 mod expression;
 mod graph;
+mod job_spec;
 mod observed;
 mod params;
 mod retry;
@@ -27,8 +29,10 @@ pub mod training;
 
 pub use error::SpecProblem;
 pub use graph::{Graph, Node, Section};
+pub use job_spec::job_spec;
 pub use observed::{
-    Attempt, AttemptState, Blocked, Class, Committed, CommittedOutput, Ended, Late, Observed, Verdict, Waiting,
+    Attempt, AttemptState, Blocked, ChildJob, Class, Committed, CommittedOutput, Ended, Late, Observed, Verdict,
+    Waiting,
 };
 pub use params::{digest as params_digest, resolve as resolve_params};
 pub use reuse::reuse;

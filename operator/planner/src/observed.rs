@@ -1,10 +1,11 @@
-//! What the world says of a run: its attempts, in the planner's own words. No Pod is known here.
+//! What the world says of a run: its attempts, in the planner's own words. No Pod and no TrainingJob is known here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use trainyard_crds::condition::Reason;
+use trainyard_crds::v1alpha1::StageTraining;
 
 /// Everything observed of one run, by stage name.
 #[derive(Clone, Debug, Default)]
@@ -113,18 +114,37 @@ impl Observed {
 pub struct Attempt {
     /// 1 for the first.
     pub number: u32,
-    /// Name of its Pod.
+    /// Name of its Pod, or of its TrainingJob.
     pub pod: String,
-    /// UID of its Pod.
+    /// UID of that.
     pub uid: String,
-    /// When its Pod was created.
+    /// When that was created.
     pub created: Timestamp,
-    /// Whether its Pod is being deleted.
+    /// Whether that is being deleted.
     pub deleting: bool,
     /// The Pod's node, if that does not answer any more: what is known of the Pod is old.
     pub lost_node: Option<String>,
     /// How far it is.
     pub state: AttemptState,
+    /// What else is known of its TrainingJob, if its stage trains.
+    pub child: Option<Box<ChildJob>>,
+}
+
+/// The TrainingJob of a stage that trains.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChildJob {
+    /// What the run's status shows of it.
+    pub shown: StageTraining,
+    /// Why it waits, in one word.
+    pub reason: String,
+    /// What is to be said of it while it goes on.
+    pub message: String,
+    /// `spec.suspend`: whether it has been asked to have no Pods.
+    pub suspend: bool,
+    /// Whether its run has asked that.
+    pub by_run: bool,
+    /// Whether it has none.
+    pub suspended: bool,
 }
 
 /// How far an attempt is.

@@ -38,31 +38,44 @@ pub struct Run<'a> {
 /// What to do. All of it may be done again without harm.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Create the Pod of this attempt.
+    /// Create the Pod of this attempt, or its TrainingJob.
     Launch {
         /// Index of the stage.
         node: usize,
         /// Number of the attempt.
         attempt: u32,
     },
-    /// Delete the Pod of this attempt, with its UID as precondition.
+    /// Delete the Pod of this attempt, or its TrainingJob that has no Pods any more, with its UID as precondition.
     Stop {
         /// Index of the stage.
         node: usize,
         /// Number of the attempt.
         attempt: u32,
-        /// Name of the Pod.
+        /// Name of it.
         pod: String,
-        /// UID of the Pod.
+        /// Its UID.
         uid: String,
     },
-    /// Ask the API server itself whether the Pod of this attempt is gone, and plan again.
+    /// Set `spec.suspend` of the TrainingJob of this attempt, and that its run did so, with its UID as precondition.
+    Suspend {
+        /// Index of the stage.
+        node: usize,
+        /// Number of the attempt.
+        attempt: u32,
+        /// Name of the job.
+        job: String,
+        /// Its UID.
+        uid: String,
+        /// Whether it is to have no Pods.
+        suspend: bool,
+    },
+    /// Ask the API server itself whether the Pod of this attempt, or its TrainingJob, is gone, and plan again.
     Confirm {
         /// Index of the stage.
         node: usize,
         /// Number of the attempt.
         attempt: u32,
-        /// Name of the Pod.
+        /// Name of it.
         pod: String,
     },
     /// Tell people, once the status is written.
@@ -249,7 +262,7 @@ impl<'a> Pass<'a> {
                         // What it needs is asked for first.
                         Beginning::Open => {}
                         Beginning::Possible(attempt) => {
-                            let pod = self.pod(node, attempt);
+                            let pod = self.object(node, attempt);
                             self.actions.push(Action::Confirm { node, attempt, pod });
                         }
                         Beginning::Impossible => {
@@ -443,7 +456,8 @@ impl<'a> Pass<'a> {
         self.actions.push(Action::Launch { node, attempt });
         row.phase = StagePhase::Pending;
         row.attempt = Some(attempt);
-        row.pod = self.pod(node, attempt);
+        let object = self.object(node, attempt);
+        self.put_name(node, &mut row, &object);
         row.reason = Reason::Starting.as_str().to_owned();
         row.message = String::new();
         row.exit_code = None;

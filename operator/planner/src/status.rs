@@ -167,6 +167,8 @@ fn count<'a>(phases: &[StagePhase], row: &dyn Fn(usize) -> &'a StageStatus) -> R
                 counts.cached += u32::from(row(node).cached_from.is_some());
             }
             StagePhase::Failed => counts.failed += 1,
+            // A training without Pods, which goes on when its run does.
+            StagePhase::Pending if row(node).reason == Reason::Suspended.as_str() => {}
             StagePhase::Pending | StagePhase::Running => counts.running += 1,
             StagePhase::Skipped => counts.skipped += 1,
             StagePhase::Waiting | StagePhase::Retrying | StagePhase::Cancelled => {}

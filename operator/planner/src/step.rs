@@ -30,16 +30,30 @@ pub enum StepProblem {
     /// A stage that it needs has no row, or has not succeeded: a bug.
     #[error("stage {0} is needed and has not succeeded")]
     NotReady(String),
-    /// The stages in the status are not those of the graph: a bug.
+    /// The stages in the status are not those of the graph, or the stage has no Pod of its own: a bug.
     #[error("there is no stage {0}")]
     Unknown(usize),
+    /// A training's command or variable needs a result that is in the stage's commit record only.
+    #[error(
+        "$(stages.{stage}.results.{result}) is too large for the report of stage {stage}, and a training takes it from there: write it \
+         as an output, or write a smaller one"
+    )]
+    ResultTooLarge {
+        /// The stage that wrote it.
+        stage: String,
+        /// Its name.
+        result: String,
+    },
 }
 
 impl StepProblem {
     /// The reason in the status.
     #[must_use]
     pub const fn reason(&self) -> Reason {
-        Reason::InternalError
+        match self {
+            Self::NotReady(_) | Self::Unknown(_) => Reason::InternalError,
+            Self::ResultTooLarge { .. } => Reason::ResultTooLarge,
+        }
     }
 }
 
@@ -67,7 +81,7 @@ pub(crate) fn store_uri(store: &Store) -> String {
 /// `rows` are the stages' rows with every change of the plan that launches the attempt.
 ///
 /// # Errors
-/// See [`StepProblem`]; none of them can follow from what a user writes.
+/// See [`StepProblem`]; a program that runs in one Pod meets none of them, whatever its user writes.
 pub fn step_spec(
     graph: &Graph,
     run: &Run<'_>,
@@ -79,9 +93,11 @@ pub fn step_spec(
     let current = graph.nodes().get(node).ok_or(StepProblem::Unknown(node))?;
     let maker = Maker { graph, run, rows, node: current };
     let stage = current.stage();
-    let StageKind::Container(container) = &stage.kind;
-    let mut env = Vec::with_capacity(current.env.len());
-    for (name, template) in &current.env {
+    let (StageKind::Container(container), [program]) = (&stage.kind, current.programs.as_slice()) else {
+        return Err(StepProblem::Unknown(node));
+    };
+    let mut env = Vec::with_capacity(program.env.len());
+    for (name, template) in &program.env {
         env.push(EnvVar { name: name.clone(), value: maker.text(template)? });
     }
     Ok(StepSpec {
@@ -95,7 +111,7 @@ pub fn step_spec(
             attempt,
         },
         root: paths::ROOT.to_owned(),
-        command: current.command.iter().map(|template| maker.text(template)).collect::<Result<_, _>>()?,
+        command: program.command.iter().map(|template| maker.text(template)).collect::<Result<_, _>>()?,
         script: container.script.clone(),
         working_dir: working_dir(graph, container),
         env,
@@ -165,11 +181,12 @@ pub(crate) fn run_fields(run: &Run<'_>, phase: RunPhase) -> BTreeMap<String, Val
     .collect()
 }
 
-struct Maker<'a> {
-    graph: &'a Graph,
-    run: &'a Run<'a>,
-    rows: &'a [StageStatus],
-    node: &'a Node,
+/// What replaces the references of a stage.
+pub(crate) struct Maker<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) run: &'a Run<'a>,
+    pub(crate) rows: &'a [StageStatus],
+    pub(crate) node: &'a Node,
 }
 
 impl Maker<'_> {
@@ -190,7 +207,7 @@ impl Maker<'_> {
         })
     }
 
-    fn inputs(&self) -> Result<Vec<InputSpec>, StepProblem> {
+    pub(crate) fn inputs(&self) -> Result<Vec<InputSpec>, StepProblem> {
         let inputs = self.node.stage().inputs.iter().map(|input| {
             let optional = input.optional.unwrap_or(false);
             let source = match (&input.from, &input.uri) {
@@ -220,7 +237,7 @@ impl Maker<'_> {
         inputs.collect()
     }
 
-    fn text(&self, template: &Template) -> Result<Text, StepProblem> {
+    pub(crate) fn text(&self, template: &Template) -> Result<Text, StepProblem> {
         let mut segments: Vec<Segment> = Vec::new();
         let mut literal = String::new();
         for part in &template.parts {

@@ -26,6 +26,19 @@ pub(crate) enum CreatedService {
     Refused(String),
 }
 
+/// What became of the create of a TrainingJob.
+#[derive(Debug)]
+pub(crate) enum CreatedJob {
+    /// It was created now.
+    New(Box<TrainingJob>),
+    /// It existed: this is it, read live. Whether it is ours is the caller's to say.
+    Existing(Box<TrainingJob>),
+    /// It is not taken now, for this reason, which is none of the job's own.
+    Later(Reason, String),
+    /// The API server will never take it.
+    Refused(String),
+}
+
 fn of_job(job_uid: &str) -> ListParams {
     ListParams::default().labels(&format!("{}={job_uid}", labels::JOB_UID))
 }
@@ -156,6 +169,60 @@ impl Writer {
         }
     }
 
+    /// Creates the job of a stage that trains, whose name says what it is, so that a repeated create meets itself.
+    pub(crate) async fn create_job(&self, job: &TrainingJob) -> Result<CreatedJob, WriteError> {
+        let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
+        let object = || format!("TrainingJob {namespace}/{name}");
+        let api: Api<TrainingJob> = Api::namespaced(self.client.clone(), &namespace);
+        let parameters = PostParams { field_manager: Some(labels::MANAGER.into()), ..PostParams::default() };
+        let error = match api.create(&parameters, job).await {
+            Ok(created) => return Ok(CreatedJob::New(Box::new(created))),
+            Err(error) => error,
+        };
+        let kube::Error::Api(status) = &error else { return Err(WriteError::api("create", object(), error)) };
+        match status.code {
+            409 if status.reason == "AlreadyExists" => match self.read_job(&namespace, &name).await? {
+                Some(existing) => Ok(CreatedJob::Existing(Box::new(existing))),
+                // It went in between: the next look creates it, or finds out what became of it.
+                None => Err(WriteError::Conflict(object())),
+            },
+            403 if status.message.contains("is being terminated") => {
+                Err(WriteError::Gone(format!("Namespace {namespace}")))
+            }
+            400 | 403 | 404 | 413 | 422 => match later(status.code, &status.message) {
+                Some(reason) => Ok(CreatedJob::Later(reason, status.message.clone())),
+                // What is refused today may have been created yesterday, by another process and other rules.
+                None => Ok(match self.read_job(&namespace, &name).await? {
+                    Some(existing) => CreatedJob::Existing(Box::new(existing)),
+                    None => CreatedJob::Refused(status.message.clone()),
+                }),
+            },
+            _ => Err(WriteError::api("create", object(), error)),
+        }
+    }
+
+    /// Asks the job of this UID to have no Pods, or to have them again, and notes that its run did. Its being gone is success: the next
+    /// look finds out.
+    pub(crate) async fn suspend_job(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        suspend: bool,
+    ) -> Result<(), WriteError> {
+        let api: Api<TrainingJob> = Api::namespaced(self.client.clone(), namespace);
+        let by_run = suspend.then_some("true");
+        let metadata = json!({ "uid": uid, "annotations": { labels::SUSPENDED_BY_RUN: by_run } });
+        let patch = json!({ "metadata": metadata, "spec": { "suspend": suspend } });
+        let object = || format!("TrainingJob {namespace}/{name}");
+        match api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => self.unless_other_job(namespace, name, uid).await,
+            Err(error) => Err(WriteError::api("suspend", object(), error)),
+        }
+    }
+
     /// A job, read live.
     pub(crate) async fn read_job(&self, namespace: &str, name: &str) -> Result<Option<TrainingJob>, WriteError> {
         let api: Api<Seen<TrainingJob>> = Api::namespaced(self.client.clone(), namespace);
@@ -171,31 +238,33 @@ impl Writer {
         match api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 409 => self.unless_job_replaced(job).await,
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                self.unless_other_job(&namespace, &name, &job.uid().unwrap_or_default()).await
+            }
             Err(error) => Err(WriteError::api("label", format!("TrainingJob {namespace}/{name}"), error)),
         }
     }
 
-    async fn unless_job_replaced(&self, job: &TrainingJob) -> Result<(), WriteError> {
-        let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
-        match self.read_job(&namespace, &name).await? {
-            Some(live) if live.uid() == job.uid() => {
+    /// What a 409 means for a job that was named by its UID: nothing if it is gone or another one has its name, else that it must be
+    /// tried again.
+    async fn unless_other_job(&self, namespace: &str, name: &str, uid: &str) -> Result<(), WriteError> {
+        match self.read_job(namespace, name).await? {
+            Some(live) if live.uid().as_deref() == Some(uid) => {
                 Err(WriteError::Conflict(format!("TrainingJob {namespace}/{name}")))
             }
             _ => Ok(()),
         }
     }
 
-    /// Deletes a job whose time to live is over, if it is still the one with this UID.
-    pub(crate) async fn delete_job(&self, job: &TrainingJob) -> Result<(), WriteError> {
-        let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
-        let api: Api<TrainingJob> = Api::namespaced(self.client.clone(), &namespace);
-        let precondition = Preconditions { uid: job.uid(), resource_version: None };
+    /// Deletes a job if it is still the one with this UID. Its being gone is success.
+    pub(crate) async fn delete_job(&self, namespace: &str, name: &str, uid: &str) -> Result<(), WriteError> {
+        let api: Api<TrainingJob> = Api::namespaced(self.client.clone(), namespace);
+        let precondition = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let parameters = DeleteParams { preconditions: Some(precondition), ..DeleteParams::background() };
-        match api.delete(&name, &parameters).await {
+        match api.delete(name, &parameters).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 409 => self.unless_job_replaced(job).await,
+            Err(kube::Error::Api(status)) if status.code == 409 => self.unless_other_job(namespace, name, uid).await,
             Err(error) => Err(WriteError::api("delete", format!("TrainingJob {namespace}/{name}"), error)),
         }
     }

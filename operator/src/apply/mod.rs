@@ -18,7 +18,7 @@ use crate::seen::{Seen, SeenPod};
 
 mod job;
 
-pub(crate) use job::CreatedService;
+pub(crate) use job::{CreatedJob, CreatedService};
 
 /// Requests for one object that are under way at the same time: so many that a wide run does not wait for answers one by one, and few
 /// enough that the API server still answers others, and that their connections take little memory.

@@ -14,7 +14,7 @@ use trainyard_planner::{Action, Note, Plan, Run, plan, refused};
 
 use super::accept::{Accepted, accept};
 use super::build::Request;
-use super::{LIVENESS, RunError, finish, launch, observe};
+use super::{LIVENESS, RunError, finish, launch};
 use crate::apply::{WriteError, Writer};
 use crate::context::Context;
 use crate::memory::{Frozen, RunMemory, lock};
@@ -114,10 +114,10 @@ enum Round {
     Quiet(Duration),
 }
 
-struct Driver<'a> {
-    context: &'a Context,
-    memory: &'a Mutex<RunMemory>,
-    frozen: &'a Frozen,
+pub(super) struct Driver<'a> {
+    pub(super) context: &'a Context,
+    pub(super) memory: &'a Mutex<RunMemory>,
+    pub(super) frozen: &'a Frozen,
 }
 
 impl Driver<'_> {
@@ -208,7 +208,11 @@ impl Driver<'_> {
                 Action::Launch { node, attempt } if self.context.settings.report_url.is_some() => {
                     self.context.keys.derive(run.uid, self.stage(*node), *attempt)
                 }
-                Action::Launch { .. } | Action::Stop { .. } | Action::Confirm { .. } | Action::Emit(_) => String::new(),
+                Action::Launch { .. }
+                | Action::Stop { .. }
+                | Action::Suspend { .. }
+                | Action::Confirm { .. }
+                | Action::Emit(_) => String::new(),
             })
             .collect();
         for (action, key) in plan.actions.iter().zip(&keys) {
@@ -224,6 +228,9 @@ impl Driver<'_> {
                     report_key: (!key.is_empty()).then_some(key.as_str()),
                 }),
                 Action::Stop { node, attempt, pod, uid } => self.stop(run, *node, *attempt, pod, uid).await?,
+                Action::Suspend { node, attempt, job, uid, suspend } => {
+                    self.suspend(run, *node, *attempt, (job, uid), *suspend).await?;
+                }
                 Action::Confirm { node, attempt, pod } => {
                     self.confirm(run, *node, *attempt, pod).await?;
                     stands = false;
@@ -247,52 +254,8 @@ impl Driver<'_> {
         Ok(stands && created)
     }
 
-    fn stage(&self, node: usize) -> &str {
+    pub(super) fn stage(&self, node: usize) -> &str {
         self.frozen.graph().nodes().get(node).map_or("", |node| node.name())
-    }
-
-    async fn stop(&self, run: &Run<'_>, node: usize, attempt: u32, pod: &str, uid: &str) -> Result<(), RunError> {
-        let row = run.status.stages.get(node);
-        if row.is_some_and(|row| row.reason == Reason::ContainerStartFailed.as_str())
-            && self.context.mount.image_failed()
-        {
-            tracing::warn!(
-                pod,
-                "a container with an image volume could not be made: the runner comes by init container from now on"
-            );
-        }
-        Writer::new(self.context.client.clone()).delete_pod(run.namespace, pod, uid).await?;
-        tracing::info!(stage = self.stage(node), attempt, pod, "stopped");
-        let mut memory = lock(self.memory);
-        if let Some(attempt) = memory.observed.attempt_mut(self.stage(node), attempt) {
-            attempt.deleting = true;
-        }
-        Ok(())
-    }
-
-    /// Asks the API server itself (P4): only then is a Pod gone.
-    async fn confirm(&self, run: &Run<'_>, node: usize, attempt: u32, pod: &str) -> Result<(), RunError> {
-        let live = match mutant::is("no-live-read") {
-            false => Writer::new(self.context.client.clone()).read_pod(run.namespace, pod).await?,
-            true => None,
-        };
-        let observation = live.as_ref().and_then(observe::observe).filter(|seen| seen.run_uid == run.uid);
-        let altered = live.as_ref().and_then(|pod| observe::observe_named(pod, run.uid, attempt));
-        let stage = self.stage(node);
-        let mut memory = lock(self.memory);
-        match (observation, altered) {
-            (Some(observation), _) if observation.stage == stage && observation.attempt.number == attempt => {
-                memory.observe(observation);
-            }
-            (_, Some(known)) => {
-                if memory.altered.is_empty() {
-                    tracing::warn!(stage, attempt, pod, "the labels of the Pod were changed: it is read by its name");
-                }
-                memory.observe_altered(stage, known);
-            }
-            (_, None) => memory.observed.confirm_gone(stage, attempt),
-        }
-        Ok(())
     }
 
     /// Asks the API server itself what the run is. A process that has just begun knows it from a list, and an old list may name a stage

@@ -48,7 +48,10 @@ pub(super) async fn finish(
         // A run that has left the watch is not seen by its Pipeline any more.
         return Ok(Requeue::requeue(next_look(age)));
     }
-    let had_pods = run.status.as_ref().is_some_and(|status| status.stages.iter().any(|row| !row.pod.is_empty()));
+    let had_pods = run
+        .status
+        .as_ref()
+        .is_some_and(|status| status.stages.iter().any(|row| !row.pod.is_empty() || row.training.is_some()));
     if pods_go && had_pods && lives.is_none() {
         let (namespace, uid) = (run.namespace().unwrap_or_default(), run.uid().unwrap_or_default());
         if writer.has_live_pods(&namespace, &uid).await? {

@@ -1,4 +1,4 @@
-//! Attempts become Pods, and what the API server says to that becomes an observation.
+//! Attempts become Pods or TrainingJobs, and what the API server says to that becomes an observation.
 
 use std::sync::Mutex;
 
@@ -8,12 +8,13 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::labels;
+use trainyard_crds::v1alpha1::TrainingJob;
 use trainyard_planner::{Attempt, AttemptState, Blocked, Class, Ended};
 
 use super::RunError;
 use super::build::Request;
-use super::observe;
-use crate::apply::{Created, TOGETHER, Writer};
+use super::observe::{self, Observation};
+use crate::apply::{Created, CreatedJob, TOGETHER, Writer};
 use crate::context::Context;
 use crate::memory::{RunMemory, lock};
 use crate::mutant;
@@ -23,7 +24,7 @@ const QUOTA_WAIT: SignedDuration = SignedDuration::from_secs(15);
 /// After this long an API server that does not let the operator is asked again: mostly it has just been started.
 const RIGHTS_WAIT: SignedDuration = SignedDuration::from_secs(3);
 
-/// Creates the Pods of these attempts. Returns whether all of them exist now; if not, the world has changed and the plan with it.
+/// Creates the Pods, or TrainingJobs, of these attempts. Returns whether all of them exist now; if not, the world has changed and the plan with it.
 pub(super) async fn launch(
     context: &Context,
     memory: &Mutex<RunMemory>,
@@ -38,7 +39,12 @@ pub(super) async fn launch(
         while pending.len() < TOGETHER
             && let Some(request) = requests.next()
         {
-            pending.push(create(context, memory, request, now));
+            pending.push(async move {
+                match request.trains() {
+                    true => create_job(context, memory, request, now).await,
+                    false => create(context, memory, request, now).await,
+                }
+            });
         }
         match (pending.next().await, &mut all) {
             (None, _) => return all,
@@ -55,12 +61,12 @@ async fn create(
     request: Request<'_>,
     now: Timestamp,
 ) -> Result<bool, RunError> {
-    let stage = request.graph.nodes()[request.node].name();
+    let stage = request.stage();
     let name = request.name();
     let pod = match request.pod(&context.settings) {
         Ok(pod) => pod,
         Err(error) => {
-            hopeless(memory, &request, &name, Reason::PodRejected, error.to_string(), now);
+            hopeless(memory, &request, &name, error.reason(), error.to_string(), now);
             return Ok(false);
         }
     };
@@ -87,10 +93,7 @@ async fn create(
             Ok(false)
         }
         Created::Later(reason, message) => {
-            let wait = if reason == Reason::Forbidden { RIGHTS_WAIT } else { QUOTA_WAIT };
-            let until = now.saturating_add(wait).unwrap_or(now);
-            let blocked = Blocked { reason: reason.as_str().into(), message, until };
-            lock(memory).observed.block(stage, blocked);
+            block(memory, stage, reason, message, now);
             Ok(false)
         }
         Created::Refused(message) => {
@@ -99,6 +102,70 @@ async fn create(
             Ok(false)
         }
     }
+}
+
+async fn create_job(
+    context: &Context,
+    memory: &Mutex<RunMemory>,
+    request: Request<'_>,
+    now: Timestamp,
+) -> Result<bool, RunError> {
+    let (stage, name) = (request.stage(), request.name());
+    let job = match request.job(&context.settings) {
+        Ok(job) => job,
+        Err(error) => {
+            hopeless(memory, &request, &name, error.reason(), error.to_string(), now);
+            return Ok(false);
+        }
+    };
+    match Writer::new(context.client.clone()).create_job(&job).await? {
+        CreatedJob::New(created) => {
+            tracing::info!(stage, attempt = request.attempt, job = %name, "launched");
+            Ok(seen_job(memory, &created))
+        }
+        CreatedJob::Existing(existing) if is_our_job(&existing, &request) => Ok(seen_job(memory, &existing)),
+        CreatedJob::Existing(_) => {
+            let message = format!(
+                "TrainingJob {name} exists and belongs to somebody else, or its labels were changed: it is left alone; delete it, then rerun"
+            );
+            hopeless(memory, &request, &name, Reason::NameConflict, message, now);
+            Ok(false)
+        }
+        CreatedJob::Later(reason, message) => {
+            block(memory, stage, reason, message, now);
+            Ok(false)
+        }
+        CreatedJob::Refused(message) => {
+            let message = format!("the API server refuses the TrainingJob: {message}");
+            hopeless(memory, &request, &name, Reason::PodRejected, message, now);
+            Ok(false)
+        }
+    }
+}
+
+fn block(memory: &Mutex<RunMemory>, stage: &str, reason: Reason, message: String, now: Timestamp) {
+    let wait = if reason == Reason::Forbidden { RIGHTS_WAIT } else { QUOTA_WAIT };
+    let until = now.saturating_add(wait).unwrap_or(now);
+    let blocked = Blocked { reason: reason.as_str().into(), message, until };
+    lock(memory).observed.block(stage, blocked);
+}
+
+fn seen_job(memory: &Mutex<RunMemory>, job: &TrainingJob) -> bool {
+    let Some(observation) = observe::observe_job(job) else { return false };
+    lock(memory).observe_created(observation);
+    true
+}
+
+/// Whether a job of our name is this attempt: of this run by UID, of this stage and attempt, and made for the same definition.
+fn is_our_job(job: &TrainingJob, request: &Request<'_>) -> bool {
+    observe::observe_job(job).is_some_and(|seen| is_attempt(&seen, request))
+}
+
+fn is_attempt(seen: &Observation, request: &Request<'_>) -> bool {
+    seen.run_uid == request.run.uid
+        && seen.stage == request.stage()
+        && seen.attempt.number == request.attempt
+        && seen.spec_hash == request.spec_hash()
 }
 
 fn seen(memory: &Mutex<RunMemory>, pod: &Pod) -> bool {
@@ -112,12 +179,7 @@ fn is_ours(pod: &Pod, request: &Request<'_>) -> bool {
     if mutant::is("adopt-by-label") {
         return observe::observe(pod).is_some();
     }
-    observe::observe(pod).is_some_and(|seen| {
-        seen.run_uid == request.run.uid
-            && seen.stage == request.graph.nodes()[request.node].name()
-            && seen.attempt.number == request.attempt
-            && seen.spec_hash == request.spec_hash()
-    })
+    observe::observe(pod).is_some_and(|seen| is_attempt(&seen, request))
 }
 
 /// The same for a Pod whose labels were changed: its owner and what it was made for still say it.
@@ -130,7 +192,7 @@ fn is_ours_altered(pod: &Pod, request: &Request<'_>) -> bool {
 fn hopeless(
     memory: &Mutex<RunMemory>,
     request: &Request<'_>,
-    pod: &str,
+    object: &str,
     reason: Reason,
     message: String,
     now: Timestamp,
@@ -138,12 +200,13 @@ fn hopeless(
     let ended = Ended { end: Some(now), ..Ended::failure(Class::Fatal, reason.as_str(), message) };
     let attempt = Attempt {
         number: request.attempt,
-        pod: pod.to_owned(),
+        pod: object.to_owned(),
         uid: String::new(),
         created: now,
         deleting: false,
         lost_node: None,
         state: AttemptState::Ended(ended),
+        child: None,
     };
-    lock(memory).observed.insert(request.graph.nodes()[request.node].name(), attempt);
+    lock(memory).observed.insert(request.stage(), attempt);
 }

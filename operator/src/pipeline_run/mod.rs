@@ -2,11 +2,12 @@
 //!
 //! | file | does | needs the client |
 //! |---|---|---|
-//! | `observe` | a Pod as an attempt | no |
+//! | `observe` | a Pod, or a TrainingJob, as an attempt | no |
 //! | `accept` | a new run is frozen, or refused | yes |
 //! | `drive` | plan, act, write, until it is quiet | yes |
-//! | `launch` | an attempt as a Pod, and what the API server says to it | yes |
-//! | `build` | an attempt as a Pod | no |
+//! | `launch` | an attempt as a Pod or a TrainingJob, and what the API server says to it | yes |
+//! | `build` | an attempt as a Pod, or a TrainingJob | no |
+//! | `stop` | attempts that are stopped, suspended or asked for | yes |
 //! | `finish` | what is left to do for an ended run | yes |
 
 mod accept;
@@ -15,6 +16,7 @@ mod drive;
 mod finish;
 mod launch;
 pub(crate) mod observe;
+mod stop;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,7 +39,7 @@ use crate::apply::{WriteError, Writer};
 use crate::audit::audited;
 use crate::context::Context;
 use crate::health::Readiness;
-use crate::memory::{Memory, RunMemory, lock};
+use crate::memory::{Memory, RunMemory, Watched, lock};
 use crate::seen::{Seen, SeenPod};
 use crate::status_patch;
 use crate::survive::{Panicked, survive};
@@ -186,7 +188,7 @@ fn pod_events(
             let touched = match event {
                 Err(_) => Vec::new(),
                 Ok(watcher::Event::Init) => {
-                    memory.listing(known.scope.as_deref());
+                    memory.listing(Watched::Pods, known.scope.as_deref());
                     Vec::new()
                 }
                 Ok(watcher::Event::InitApply(pod)) => memory.pod_seen(&pod, true).into_iter().collect(),
@@ -194,7 +196,7 @@ fn pod_events(
                 Ok(watcher::Event::Delete(pod)) => memory.pod_deleted(&pod).into_iter().collect::<Vec<_>>(),
                 Ok(watcher::Event::InitDone) => {
                     readiness.done();
-                    memory.listed(known.scope.as_deref())
+                    memory.listed(Watched::Pods, known.scope.as_deref())
                 }
             };
             // Pods of finished runs outlive their run's place in the watch: nothing is remembered of them.

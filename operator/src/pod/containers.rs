@@ -21,17 +21,16 @@ const STEP_LIMIT: usize = 1024 * 1024;
 /// ConfigMaps, which only the kubelet may read.
 pub(super) fn stage(
     input: &StagePod<'_>,
-    program: &api::Container,
     resources: Option<ResourceRequirements>,
     mounts: Vec<VolumeMount>,
 ) -> Result<Container, PodError> {
-    let image = program.image.clone().ok_or_else(|| PodError::NoImage { stage: input.stage.name.clone() })?;
+    let image = input.program.image.clone().ok_or_else(|| PodError::NoImage { stage: input.stage.to_owned() })?;
     Ok(Container {
         name: STAGE_CONTAINER.to_owned(),
         image: Some(image),
         command: Some(vec![format!("{}/{}", paths::RUNNER_MOUNT, paths::RUNNER_BINARY)]),
         args: Some(vec!["run".to_owned()]),
-        env: Some(environment(input, program)?),
+        env: Some(environment(input)?),
         env_from: credentials(input.store),
         resources,
         volume_mounts: Some(mounts),
@@ -61,7 +60,7 @@ pub(super) fn runner(settings: &PodSettings, stage: Option<&ResourceRequirements
 }
 
 /// The step, the report's key, and what the kubelet resolves.
-fn environment(input: &StagePod<'_>, program: &api::Container) -> Result<Vec<EnvVar>, PodError> {
+fn environment(input: &StagePod<'_>) -> Result<Vec<EnvVar>, PodError> {
     let value = |name: String, value: String| EnvVar { name, value: Some(value), value_from: None };
     let step = input.spec.to_env()?;
     let bytes = step.iter().map(|(_, chunk)| chunk.len()).sum();
@@ -71,7 +70,7 @@ fn environment(input: &StagePod<'_>, program: &api::Container) -> Result<Vec<Env
     let mut all: Vec<_> = step.into_iter().map(|(name, chunk)| value(name, chunk)).collect();
     all.extend(input.report_key.map(|key| value(paths::ENV_REPORT_KEY.to_owned(), key.to_owned())));
     all.extend(input.gang.map(|gang| value(paths::ENV_GANG_KEY.to_owned(), gang.key.to_owned())));
-    all.extend(program.env.iter().filter_map(|variable| {
+    all.extend(input.program.env.iter().filter_map(|variable| {
         let source = variable.value_from.as_ref()?;
         Some(EnvVar { name: variable.name.clone(), value: None, value_from: Some(env_source(source)) })
     }));

@@ -21,7 +21,7 @@ use k8s_openapi::api::core::v1::{LocalObjectReference, Pod, PodSpec, Toleration}
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use step_protocol::StepSpec;
 use trainyard_crds::labels;
-use trainyard_crds::v1alpha1::{PodOverrides, Resources, Stage, StageKind, Store};
+use trainyard_crds::v1alpha1::{Container as Program, PodOverrides, Resources, Store};
 
 use crate::gang::{Member, Placement};
 
@@ -56,8 +56,12 @@ pub struct StagePod<'a> {
     pub pipeline: &'a str,
     /// 1 for the first attempt.
     pub attempt: u32,
-    /// The stage with the pipeline's defaults merged in.
-    pub stage: &'a Stage,
+    /// Name of the stage.
+    pub stage: &'a str,
+    /// Its program, with the pipeline's defaults merged in.
+    pub program: &'a Program,
+    /// What the stage needs of its Pod.
+    pub overrides: Option<&'a PodOverrides>,
     /// What the runner is to do.
     pub spec: &'a StepSpec,
     /// Hash of the attempt's description, by which a Pod of this name is known to be this one.
@@ -164,13 +168,13 @@ impl PullPolicy {
 /// When the stage asks for what no Pod can give; repeating cannot help, see [`PodError::reason`].
 pub fn stage_pod(input: &StagePod<'_>) -> Result<Pod, PodError> {
     let none = PodOverrides::default();
-    let overrides = input.stage.pod.as_ref().unwrap_or(&none);
-    let StageKind::Container(program) = &input.stage.kind;
+    let overrides = input.overrides.unwrap_or(&none);
 
-    let resources = resources::requirements(program.resources.as_ref().or(input.settings.default_resources.as_ref()));
+    let resources =
+        resources::requirements(input.program.resources.as_ref().or(input.settings.default_resources.as_ref()));
     let mounted = volumes::mounted(input, overrides)?;
     let runner = (input.mount == RunnerMount::Init).then(|| containers::runner(input.settings, resources.as_ref()));
-    let stage = containers::stage(input, program, resources, mounted.mounts)?;
+    let stage = containers::stage(input, resources, mounted.mounts)?;
 
     let service_account_name = overrides.service_account_name.as_deref().or(input.service_account_name);
     Ok(Pod {
@@ -222,7 +226,7 @@ fn metadata(input: &StagePod<'_>, overrides: &PodOverrides) -> ObjectMeta {
             (labels::PIPELINE, labels::value(input.pipeline)),
             (labels::RUN, labels::value(input.run)),
             (labels::RUN_UID, input.run_uid.to_owned()),
-            (labels::STAGE, labels::value(&input.stage.name)),
+            (labels::STAGE, labels::value(input.stage)),
         ]),
         Some(gang) => {
             own.extend([

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 use step_protocol::{EnvVar, Identity, StepSpec, StoreSpec, Text, VERSION, paths};
+use trainyard_crds::v1alpha1::{Container, Stage, StageKind};
 use trainyard_crds::{labels, names};
 
 use super::pod_security::violations;
@@ -88,6 +89,11 @@ fn plain() -> World {
 }
 
 impl World {
+    fn program(&self) -> &Container {
+        let StageKind::Container(program) = &self.stage.kind else { unreachable!() };
+        program
+    }
+
     fn pod(&self) -> Result<Pod, PodError> {
         stage_pod(&StagePod {
             name: &names::pod(&self.run, RUN_UID, &self.stage.name, self.attempt),
@@ -104,7 +110,9 @@ impl World {
             run_uid: RUN_UID,
             pipeline: &self.pipeline,
             attempt: self.attempt,
-            stage: &self.stage,
+            stage: &self.stage.name,
+            program: self.program(),
+            overrides: self.stage.pod.as_ref(),
             spec: &self.spec,
             spec_hash: "sha256-of-the-step",
             store: &self.store,

@@ -55,7 +55,7 @@ impl Request<'_> {
         let job = &self.parsed.job;
         let spec = rank_spec(job, self.run, self.ranks, self.attempt, self.rank, context)?;
         let unknown = || StepProblem::Unknown(usize::try_from(self.rank).unwrap_or(usize::MAX));
-        let stage = job.stage(self.ranks, self.rank).ok_or_else(unknown)?;
+        let program = job.role(self.ranks, self.rank).ok_or_else(unknown)?;
         let (role, index) = job.role_of(self.ranks, self.rank).ok_or_else(unknown)?;
         let queue = self.object.labels().get(labels::QUEUE).map(String::as_str);
         let group = names::group(self.run.name, self.run.uid, self.attempt);
@@ -67,7 +67,9 @@ impl Request<'_> {
             run_uid: self.run.uid,
             pipeline: &self.parsed.origin.pipeline,
             attempt: self.attempt,
-            stage,
+            stage: role,
+            program: &program.container,
+            overrides: program.pod.as_ref(),
             spec: &spec,
             spec_hash: &self.spec_hash(),
             store: job.store(),

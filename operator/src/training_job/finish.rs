@@ -36,7 +36,8 @@ pub(super) async fn finish(
     if let Some(lives) = lives
         && age >= lives
     {
-        writer.delete_job(job).await?;
+        let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
+        writer.delete_job(&namespace, &name, &job.uid().unwrap_or_default()).await?;
         tracing::info!(ttl_seconds = lives.as_secs(), "deleted: its time to live is over");
         return Ok(Requeue::await_change());
     }

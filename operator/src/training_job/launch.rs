@@ -187,6 +187,7 @@ fn hopeless(
         deleting: false,
         lost_node: None,
         state: AttemptState::Ended(ended),
+        child: None,
     };
     lock(memory).ranks.insert(RankPod {
         rank: request.rank,

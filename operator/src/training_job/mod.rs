@@ -30,17 +30,17 @@ use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tracing::Instrument;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::labels;
-use trainyard_crds::v1alpha1::{JobPhase, TrainingJob, TrainingJobStatus};
+use trainyard_crds::v1alpha1::{JobPhase, PipelineRun, TrainingJob, TrainingJobStatus};
 
 use crate::apply::{WriteError, Writer};
 use crate::audit::audited;
 use crate::context::Context;
 use crate::health::Readiness;
-use crate::memory::lock;
+use crate::memory::{Memory, Watched, lock};
 use crate::pipeline_run::received;
 use crate::seen::{Seen, SeenPod};
 use crate::status_patch;
@@ -81,11 +81,12 @@ impl JobError {
 
 type Guarded = Seen<TrainingJob>;
 
-/// Watches and drives the jobs of one namespace, or of all, until the shutdown.
+/// Watches and drives the jobs of one namespace, or of all, until the shutdown. `runs` hears of jobs that are stages of runs.
 pub(crate) async fn run(
     context: Arc<Context>,
     namespace: Option<String>,
     reports: UnboundedReceiver<ObjectRef<TrainingJob>>,
+    runs: UnboundedSender<ObjectRef<PipelineRun>>,
     readiness: Readiness,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
@@ -102,11 +103,13 @@ pub(crate) async fn run(
         .labels(&format!("{}!={}", labels::FINISHED, labels::FINISHED_TRUE))
         .timeout(WATCH_SECONDS);
     let memory = context.jobs.clone();
+    let stages = Stages { memory: context.memory.clone(), scope: namespace.clone(), runs };
     let mut listing = HashSet::new();
     let synced = Arc::new(AtomicBool::new(false));
     let (jobs_synced, jobs_scope) = (Arc::clone(&synced), namespace.clone());
     let jobs_stream = audited(jobs, active)
         .default_backoff()
+        .inspect_ok(move |event| stages.hear(event))
         .inspect_ok(move |event| match event {
             watcher::Event::Init => listing.clear(),
             watcher::Event::InitApply(job) => {
@@ -143,6 +146,33 @@ pub(crate) async fn run(
             }
         })
         .await;
+}
+
+/// Who hears of jobs that are stages of runs.
+struct Stages {
+    memory: Memory,
+    scope: Option<String>,
+    runs: UnboundedSender<ObjectRef<PipelineRun>>,
+}
+
+impl Stages {
+    /// Takes what the watch shows into the memory of runs, and says which runs it moves.
+    fn hear(&self, event: &watcher::Event<Guarded>) {
+        let (memory, scope) = (&self.memory, self.scope.as_deref());
+        let moved: Vec<_> = match event {
+            watcher::Event::Init => {
+                memory.listing(Watched::Jobs, scope);
+                Vec::new()
+            }
+            watcher::Event::InitDone => memory.listed(Watched::Jobs, scope),
+            watcher::Event::InitApply(job) => job.0.iter().filter_map(|job| memory.job_seen(job, true)).collect(),
+            watcher::Event::Apply(job) => job.0.iter().filter_map(|job| memory.job_seen(job, false)).collect(),
+            watcher::Event::Delete(job) => job.0.iter().filter_map(|job| memory.job_deleted(job)).collect(),
+        };
+        for run in moved {
+            self.runs.send(run).ok();
+        }
+    }
 }
 
 fn guarded(object: ObjectRef<TrainingJob>) -> ObjectRef<Guarded> {

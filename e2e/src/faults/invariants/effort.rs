@@ -18,13 +18,18 @@ pub(super) fn no_write_is_repeated(evidence: Evidence<'_>) -> Vec<Violation> {
     let mut told: BTreeMap<(u32, String), usize> = BTreeMap::new();
     let mut found = Vec::new();
     for write in evidence.history.writes() {
-        if write.request.method != "POST" || !write.request.path.ends_with("/pods") {
+        let object = match write.request.path.rsplit('/').next() {
+            Some("pods") => "Pod",
+            Some("trainingjobs") => "TrainingJob",
+            _ => continue,
+        };
+        if write.request.method != "POST" {
             continue;
         }
         let name = write.request.body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let key = (write.request.process, name);
+        let key = (write.request.process, format!("{object} {name}"));
         if told.contains_key(&key) {
-            found.push(Violation::new("I9", format!("process {} creates Pod {} again", key.0, key.1)));
+            found.push(Violation::new("I9", format!("process {} creates {} again", key.0, key.1)));
         }
         // What was answered otherwise, or by a fault, may be asked again.
         let struck = evidence.strikes.iter().any(|strike| write.request.write.map(Place::Write) == Some(strike.place));
@@ -72,8 +77,9 @@ pub(super) fn then_it_is_quiet(evidence: Evidence<'_>) -> Vec<Violation> {
 pub(super) fn the_end_comes_soon(evidence: Evidence<'_>) -> Vec<Violation> {
     let fault = evidence.history.last_fault().unwrap_or_default();
     let held: Duration = evidence.strikes.iter().map(|strike| strike.fault.holds()).max().unwrap_or_default();
+    let subject = if evidence.workload.job.is_some() { Kind::Job } else { Kind::Run };
     let ended = evidence.history.entries.iter().find_map(|entry| match &entry.what {
-        What::Version(version) if matches!(version.kind, Kind::Run | Kind::Job) => {
+        What::Version(version) if version.kind == subject => {
             let over = version.change == Change::Deleted || super::status::has_ended(&version.object);
             over.then_some(entry.at)
         }

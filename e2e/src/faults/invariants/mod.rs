@@ -15,7 +15,7 @@
 //! | I11 | planted secrets appear nowhere | `leftovers` |
 //! | I12 | no panic | `leftovers` |
 //!
-//! Of a training job I7 to I12 hold in the same way, and T1 to T7 in place of the others: see `job`.
+//! Of a training job I7 to I12 hold in the same way, and T1 to T8 in place of the others: see `job`.
 //!
 //! Beside these: an operator that ends by itself (`process`), a forged report that was believed (`forgery`), a Pod of others
 //! that was touched (`foreign`).
@@ -39,11 +39,12 @@ use super::history::{History, What};
 use super::store::Commit;
 use super::workload::Workload;
 use std::fmt;
+use step_protocol::paths;
 
 /// Something that should never be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// `I1` to `I12`, `T1` to `T7`, `process`, `forgery`, `foreign`, or `end` for a case that came to none.
+    /// `I1` to `I12`, `T1` to `T8`, `process`, `forgery`, `foreign`, or `end` for a case that came to none.
     pub invariant: &'static str,
     /// What was seen.
     pub what: String,
@@ -86,9 +87,12 @@ impl Evidence<'_> {
         self.strikes.iter().any(|strike| strike.fault.class() == class)
     }
 
-    /// The commit record of a stage of a run.
+    /// The commit record of a stage of a run; the ranks of a training have records of their own below it.
     fn commit(&self, run_uid: &str, stage: &str) -> Option<&Commit> {
-        self.commits.iter().find(|commit| commit.run_uid == run_uid && commit.stage == stage)
+        let end = format!("/{stage}/{}", paths::COMMIT);
+        self.commits
+            .iter()
+            .find(|commit| commit.run_uid == run_uid && commit.stage == stage && commit.key.ends_with(&end))
     }
 }
 

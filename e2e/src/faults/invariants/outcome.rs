@@ -33,9 +33,12 @@ impl Summary {
             |kind| history.versions(kind).into_iter().last().map(|version| version.object.clone()).unwrap_or_default();
         let (mut run, pipeline, job) = (last(Kind::Run), last(Kind::Pipeline), last(Kind::Job));
         let mut stages: Vec<Value> = rows(&run).iter().map(stage).collect();
+        let attempts = job["status"]["attempts"].as_array().into_iter().flatten().map(attempt).collect();
         if job.is_object() {
-            stages = vec![self::job(&job["status"])];
-            run = job;
+            stages.push(self::job(&job["status"]));
+            if run.is_null() {
+                run = job;
+            }
         }
         let pods = history.versions(Kind::Pod);
         let uids =
@@ -44,7 +47,7 @@ impl Summary {
         Self {
             run: json!([status["phase"], status["reason"], without_names(status["message"].as_str(), &run)]),
             stages,
-            attempts: status["attempts"].as_array().into_iter().flatten().map(attempt).collect(),
+            attempts,
             pipeline: json!([pipeline["status"]["activeRuns"], pipeline["status"]["lastRun"]["phase"]]),
             created: uids(Change::Added).len(),
             deleted: uids(Change::Deleted).len(),
@@ -52,11 +55,23 @@ impl Summary {
     }
 }
 
-/// A message without the namespace and the hashes of Pods, which differ from case to case.
+/// A message without the namespace and the hashes of Pods and jobs, which differ from case to case.
 fn without_names(message: Option<&str>, run: &Value) -> Option<String> {
     let namespace = run["metadata"]["namespace"].as_str().unwrap_or_default();
+    let jobs: Vec<&str> = super::artifacts::rows(run)
+        .iter()
+        .filter_map(|row| row["training"]["job"].as_str()?.rsplit_once('-').map(|(_, hash)| hash))
+        .collect();
+    // A rank's name begins with that of its job, of which it has as much as there is room for.
+    let part = |part: &str| match jobs.iter().any(|hash| part.len() > 3 && hash.starts_with(part)) {
+        true => "JOB".to_owned(),
+        false => part.to_owned(),
+    };
     let word = |word: &str| match word.rsplit_once('-') {
-        Some((name, hash)) if hash.len() == 16 => name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned(),
+        Some((name, hash)) if hash.len() == 16 => {
+            let name = name.trim_end_matches(|c: char| c.is_ascii_digit());
+            name.split('-').map(part).collect::<Vec<_>>().join("-")
+        }
         _ if word == namespace => "NAMESPACE".to_owned(),
         _ => word.to_owned(),
     };
@@ -165,6 +180,20 @@ mod tests {
         change(&mut expected);
         world.expected = Some(expected);
         world.check()
+    }
+
+    #[test]
+    fn a_message_does_not_differ_by_names() {
+        let run = |namespace: &str, hash: &str| {
+            let message =
+                format!("worker-1 failed: kubectl logs -n {namespace} run-fit-{}-worker-1-a2-{hash}", &hash[..7]);
+            let rows = serde_json::json!([{"name": "fit", "training": {"job": format!("run-fit-{hash}")}}]);
+            let run = serde_json::json!({"metadata": {"namespace": namespace}, "status": {"stages": rows}});
+            without_names(Some(&message), &run).unwrap()
+        };
+        let told = run("f1", "fy5rba3ylxvwvkdy");
+        assert_eq!(told, "worker-1 failed: kubectl logs -n NAMESPACE run-fit-JOB-worker-1-a");
+        assert_eq!(told, run("f2", "3xjazxdpm74k77s3"));
     }
 
     #[test]

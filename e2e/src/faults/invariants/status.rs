@@ -71,13 +71,17 @@ pub(super) fn difference(old: &Value, new: &Value) -> String {
 
 /// Every row speaks of a Pod and a state that had been there, and the sums are those of the rows.
 pub(super) fn status_is_true(evidence: Evidence<'_>) -> Vec<Violation> {
-    let pods = evidence.history.versions(Kind::Pod);
+    let (pods, jobs) = (evidence.history.versions(Kind::Pod), evidence.history.versions(Kind::Job));
     let mut found = Vec::new();
     for run in of_runs(evidence) {
         let at = run.revision();
         for row in rows(&run.object) {
             let name = row["name"].as_str().unwrap_or_default();
-            if let Some(wrong) = untrue(row, &pods, at) {
+            let wrong = match &row["training"] {
+                Value::Null => untrue(row, &pods, at),
+                training => untrue_of_job(row, training, &jobs, at),
+            };
+            if let Some(wrong) = wrong {
                 found.push(Violation::new(
                     "I6",
                     format!("at revision {at}, stage {name} is {}, but {wrong}", row["phase"]),
@@ -114,11 +118,35 @@ fn untrue(row: &Value, pods: &[&Version], at: u64) -> Option<String> {
     None
 }
 
+/// What a row says of its TrainingJob that this had not said by then.
+fn untrue_of_job(row: &Value, training: &Value, jobs: &[&Version], at: u64) -> Option<String> {
+    let said = row["phase"].as_str().unwrap_or_default();
+    let job = training["job"].as_str().unwrap_or_default();
+    let seen: Vec<&Value> = jobs
+        .iter()
+        .filter(|version| version.name() == job && version.revision() < at)
+        .map(|version| &version.object["status"])
+        .collect();
+    if seen.is_empty() {
+        return matches!(said, "Pending" | "Running" | "Succeeded")
+            .then(|| format!("TrainingJob {job} had never been"));
+    }
+    let had = |phase: &str| seen.iter().any(|status| status["phase"] == phase);
+    let untrue = match said {
+        "Running" => !had("Running") && !had("Restarting"),
+        "Succeeded" => !seen.iter().any(|status| status["phase"] == "Succeeded" && status["results"] == row["results"]),
+        "Failed" => !had("Failed") && row["reason"] == "UserError",
+        _ => false,
+    };
+    untrue.then(|| format!("TrainingJob {job} had not said so"))
+}
+
 /// The first of counts and progress that is not the sum of the rows.
 fn wrong_sums(status: &Value) -> Option<String> {
     let rows = status["stages"].as_array()?;
     let mut phases: BTreeMap<&str, u64> = BTreeMap::new();
-    for row in rows {
+    // A training without Pods does not count as running.
+    for row in rows.iter().filter(|row| row["phase"] != "Pending" || row["reason"] != "Suspended") {
         *phases.entry(row["phase"].as_str().unwrap_or_default()).or_default() += 1;
     }
     let of = |names: &[&str]| names.iter().filter_map(|name| phases.get(name)).sum::<u64>();

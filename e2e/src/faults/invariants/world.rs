@@ -45,6 +45,7 @@ impl World {
                 pipeline: Value::Null,
                 stages: vec![Stage::new("first", &[], 0), Stage::new("second", &["first"], 0)],
                 job: None,
+                trains: None,
                 early_reports: true,
                 bucket: false,
                 during: None,

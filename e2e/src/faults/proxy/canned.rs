@@ -10,7 +10,7 @@ pub(super) fn answer(fault: Fault, path: &str) -> Option<Answer> {
     let name = path.rsplit('/').next().unwrap_or_default();
     let (code, reason, message) = match fault {
         // A create meets an object of its name; everything else one that has changed.
-        Fault::Conflict if name == "pods" || name == "controllerrevisions" => {
+        Fault::Conflict if matches!(name, "pods" | "controllerrevisions" | "trainingjobs") => {
             (409, "AlreadyExists", format!("{name} \"x\" already exists"))
         }
         Fault::Conflict => (

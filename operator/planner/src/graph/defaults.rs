@@ -1,23 +1,35 @@
 //! What a stage leaves out, from the pipeline's defaults.
 
-use trainyard_crds::v1alpha1::{Defaults, Retry, Stage, StageKind};
+use trainyard_crds::v1alpha1::{Container, Defaults, Retry, Stage, StageKind};
 
 /// A stage with the pipeline's defaults filled in.
 pub(super) fn effective(stage: &Stage, defaults: Option<&Defaults>) -> Stage {
     let mut stage = stage.clone();
     let Some(defaults) = defaults else { return stage };
-    let StageKind::Container(container) = &mut stage.kind;
+    match &mut stage.kind {
+        StageKind::Container(program) => {
+            container(program, defaults);
+            stage.retry = merge(stage.retry.take(), defaults.retry.as_ref());
+        }
+        // It has its own way to begin again.
+        StageKind::TrainingJob(training) => {
+            training.roles.iter_mut().for_each(|role| container(&mut role.container, defaults));
+        }
+    }
+    if stage.timeout.is_none() {
+        stage.timeout.clone_from(&defaults.timeout);
+    }
+    stage
+}
+
+/// A container's image and resources.
+fn container(container: &mut Container, defaults: &Defaults) {
     if container.image.is_none() {
         container.image = defaults.container.as_ref().and_then(|container| container.image.clone());
     }
     if container.resources.is_none() {
         container.resources.clone_from(&defaults.resources);
     }
-    stage.retry = merge(stage.retry.take(), defaults.retry.as_ref());
-    if stage.timeout.is_none() {
-        stage.timeout.clone_from(&defaults.timeout);
-    }
-    stage
 }
 
 /// A stage's retry policy, each absent field from the defaults.

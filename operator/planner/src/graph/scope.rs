@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use trainyard_crds::condition::Reason;
 use trainyard_crds::names;
-use trainyard_crds::v1alpha1::{PipelineSpec, Stage, StageKind, duration_seconds};
+use trainyard_crds::v1alpha1::{Container, PipelineSpec, Stage, StageKind, Training, duration_seconds};
 
 use super::defaults::effective;
 use super::needs::{Branches, Needs};
-use super::{Node, Section};
+use super::{Node, Program, Section};
 use crate::SpecProblem;
 use crate::expression::Expression;
 use crate::retry::Policy;
@@ -31,34 +31,28 @@ impl Scope<'_> {
     /// The stage as a node, if all that it names is there.
     pub(super) fn node(&self, stage: &Stage) -> Result<Node, SpecProblem> {
         let stage = effective(stage, self.spec.defaults.as_ref());
-        let StageKind::Container(container) = &stage.kind;
         let path = |field: &str| format!("{}.{field}", self.path);
-        if container.image.is_none() {
-            return Err(SpecProblem::new(
-                Reason::InvalidPipeline,
-                path("container.image"),
-                "no image: set it here or in spec.defaults.container",
-            ));
-        }
-        let mut command = Vec::new();
-        for (field, texts) in [("command", &container.command), ("args", &container.args)] {
-            for (i, text) in texts.iter().flatten().enumerate() {
-                command.push(Template::parse(text, &path(&format!("container.{field}[{i}]")))?);
+        let programs = match &stage.kind {
+            StageKind::Container(container) => vec![(path("container"), container)],
+            StageKind::TrainingJob(training) => {
+                self.restarts_itself(&stage)?;
+                self.volumes(training)?;
+                let roles = training.roles.iter().enumerate();
+                roles.map(|(i, role)| (path(&format!("trainingJob.roles[{i}].container")), &role.container)).collect()
             }
-        }
-        let mut env = Vec::new();
-        for (i, variable) in container.env.iter().enumerate() {
-            if let Some(value) = &variable.value {
-                let template = Template::parse(value, &path(&format!("container.env[{i}].value")))?;
-                env.push((variable.name.clone(), template));
-            }
-        }
+        };
+        let programs: Vec<(String, Program)> = programs
+            .into_iter()
+            .map(|(path, container)| Ok((path.clone(), program(container, &path)?)))
+            .collect::<Result<_, _>>()?;
         let when = stage.when.as_ref().map(|text| Expression::parse(text, &path("when"))).transpose()?;
         let mut needs = Needs::default();
         self.declared_needs(&stage, &mut needs)?;
-        for template in command.iter().chain(env.iter().map(|(_, template)| template)) {
-            for reference in template.references() {
-                self.reference(reference, &stage, &mut needs)?;
+        for (path, Program { command, env }) in &programs {
+            for template in command.iter().chain(env.iter().map(|(_, template)| template)) {
+                for reference in template.references() {
+                    self.reference(reference, &stage, path, &mut needs)?;
+                }
             }
         }
         if let Some(when) = &when {
@@ -76,7 +70,46 @@ impl Scope<'_> {
         let timeout = self.seconds(stage.timeout.as_ref(), "timeout", 1)?;
         let grace = self.seconds(stage.grace_period.as_ref(), "gracePeriod", 0)?.unwrap_or(GRACE_SECONDS);
         let hash = hash(&stage, self.spec)?;
-        Ok(Node { stage, section: self.section, needs: needs.0, when, policy, command, env, timeout, grace, hash })
+        let programs = programs.into_iter().map(|(_, program)| program).collect();
+        Ok(Node { stage, section: self.section, needs: needs.0, when, policy, programs, timeout, grace, hash })
+    }
+
+    /// A training says itself when it begins again, and its roles what their Pods need. The API server says so first.
+    fn restarts_itself(&self, stage: &Stage) -> Result<(), SpecProblem> {
+        let fields = [
+            (
+                stage.retry.is_some(),
+                "retry",
+                "a training starts all its ranks again by itself: set trainingJob.restart",
+            ),
+            (stage.pod.is_some(), "pod", "a training has Pods of several roles: set pod in trainingJob.roles"),
+        ];
+        match fields.into_iter().find(|(said, ..)| *said) {
+            Some((_, field, message)) => {
+                Err(SpecProblem::new(Reason::InvalidPipeline, format!("{}.{field}", self.path), message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What the API server holds of volumes elsewhere, and of the many roles of trainings cannot.
+    fn volumes(&self, training: &Training) -> Result<(), SpecProblem> {
+        for (i, role) in training.roles.iter().enumerate() {
+            for (j, volume) in role.pod.iter().flat_map(|pod| &pod.volumes).enumerate() {
+                let parts = |path: &str| path.split('/').any(|part| part == "." || part == "..");
+                let below = |path: &str| !path.starts_with('/') && !path.split('/').any(|part| part == "..");
+                let (field, message) = if parts(&volume.mount_path) {
+                    ("mountPath", "mountPath must not contain . or .. as a part")
+                } else if volume.sub_path.as_deref().is_some_and(|path| !below(path)) {
+                    ("subPath", "subPath must be a path below the volume's root: not absolute, without ..")
+                } else {
+                    continue;
+                };
+                let path = format!("{}.trainingJob.roles[{i}].pod.volumes[{j}].{field}", self.path);
+                return Err(SpecProblem::new(Reason::InvalidPipeline, path, message));
+            }
+        }
+        Ok(())
     }
 
     fn declared_needs(&self, stage: &Stage, needs: &mut Needs) -> Result<(), SpecProblem> {
@@ -108,11 +141,16 @@ impl Scope<'_> {
         Ok(())
     }
 
-    fn reference(&self, reference: &Reference, stage: &Stage, needs: &mut Needs) -> Result<(), SpecProblem> {
-        let path = format!("{}.container", self.path);
-        let unknown = |message: String| Err(SpecProblem::new(Reason::UnknownReference, path.clone(), message));
+    fn reference(
+        &self,
+        reference: &Reference,
+        stage: &Stage,
+        path: &str,
+        needs: &mut Needs,
+    ) -> Result<(), SpecProblem> {
+        let unknown = |message: String| Err(SpecProblem::new(Reason::UnknownReference, path, message));
         match reference {
-            Reference::Param(name) => self.param(name, &path),
+            Reference::Param(name) => self.param(name, path),
             Reference::InputPath(name) if !stage.inputs.iter().any(|input| input.name == *name) => {
                 unknown(format!("$(inputs.{name}.path): the stage has no input {name}"))
             }
@@ -121,7 +159,7 @@ impl Scope<'_> {
             }
             Reference::InputPath(_) | Reference::OutputPath(_) => Ok(()),
             Reference::StageResult { stage: name, result } => {
-                let node = self.upstream(name, &path)?;
+                let node = self.upstream(name, path)?;
                 if !self.nodes[node].stage.results.iter().any(|declared| declared.name == *result) {
                     return unknown(format!(
                         "$(stages.{name}.results.{result}): stage {name} declares no result {result}"
@@ -135,7 +173,7 @@ impl Scope<'_> {
                     .into(),
             ),
             Reference::StagePhase(name) => {
-                needs.add(self.upstream(name, &path)?, Branches::ANY);
+                needs.add(self.upstream(name, path)?, Branches::ANY);
                 Ok(())
             }
             Reference::Run(_) => Ok(()),
@@ -249,6 +287,27 @@ impl Scope<'_> {
             )),
         }
     }
+}
+
+/// A container's program, if its image and all that it refers to are said.
+fn program(container: &Container, path: &str) -> Result<Program, SpecProblem> {
+    if container.image.is_none() {
+        let message = "no image: set it here or in spec.defaults.container";
+        return Err(SpecProblem::new(Reason::InvalidPipeline, format!("{path}.image"), message));
+    }
+    let mut command = Vec::new();
+    for (field, texts) in [("command", &container.command), ("args", &container.args)] {
+        for (i, text) in texts.iter().flatten().enumerate() {
+            command.push(Template::parse(text, &format!("{path}.{field}[{i}]"))?);
+        }
+    }
+    let mut env = Vec::new();
+    for (i, variable) in container.env.iter().enumerate() {
+        if let Some(value) = &variable.value {
+            env.push((variable.name.clone(), Template::parse(value, &format!("{path}.env[{i}].value"))?));
+        }
+    }
+    Ok(Program { command, env })
 }
 
 fn hash(stage: &Stage, spec: &PipelineSpec) -> Result<String, SpecProblem> {

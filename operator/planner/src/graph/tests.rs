@@ -45,7 +45,7 @@ finally:
 fn defaults_fill_what_a_stage_leaves_out() {
     let graph = graph("stages: [{name: a, retry: {infraLimit: 9}, container: {command: [x]}}]").unwrap();
     let stage = graph.nodes()[0].stage();
-    let StageKind::Container(container) = &stage.kind;
+    let StageKind::Container(container) = &stage.kind else { unreachable!() };
     assert_eq!(container.image.as_deref(), Some("i"));
     assert_eq!(stage.timeout.as_deref(), Some("5m"));
     let retry = stage.retry.as_ref().unwrap();

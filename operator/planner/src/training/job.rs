@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use trainyard_crds::condition::Reason;
 use trainyard_crds::names;
 use trainyard_crds::v1alpha1::{
-    Framework, JobInput, Output, ResultDeclaration, Retry, Role, Stage, StageKind, Store, SuccessPolicy,
-    TrainingJobSpec, duration_seconds,
+    Framework, JobInput, Output, ResultDeclaration, Retry, Role, Store, SuccessPolicy, TrainingJobSpec,
+    duration_seconds,
 };
 
 use crate::SpecProblem;
@@ -75,16 +75,18 @@ pub struct Job {
 /// Pods that run the same program.
 #[derive(Debug)]
 pub(super) struct JobRole {
-    pub(super) stage: Stage,
-    pub(super) replicas: u32,
-    pub(super) processes: u32,
+    pub(super) role: Role,
     pub(super) command: Vec<Template>,
     pub(super) env: Vec<(String, Template)>,
 }
 
 impl JobRole {
     pub(super) fn name(&self) -> &str {
-        &self.stage.name
+        &self.role.name
+    }
+
+    pub(super) fn processes(&self) -> u32 {
+        self.role.processes_per_replica.unwrap_or(1)
     }
 }
 
@@ -159,10 +161,10 @@ impl Job {
         &self.digest
     }
 
-    /// A role as a stage: its program and what its Pods need.
+    /// The role of a rank: its program and what its Pods need.
     #[must_use]
-    pub fn stage(&self, ranks: u32, rank: u32) -> Option<&Stage> {
-        self.place(ranks, rank).map(|(role, _)| &self.roles[role].stage)
+    pub fn role(&self, ranks: u32, rank: u32) -> Option<&Role> {
+        self.place(ranks, rank).map(|(role, _)| &self.roles[role].role)
     }
 
     /// A rank's role and its index in it, in an attempt of so many ranks.
@@ -174,13 +176,13 @@ impl Job {
     /// How many ranks an attempt has that has all of them.
     #[must_use]
     pub fn ranks(&self) -> u32 {
-        self.roles.iter().map(|role| role.replicas).sum()
+        self.roles.iter().map(|role| role.role.replicas).sum()
     }
 
     /// How many Pods of each role an attempt of so many ranks has. Only a job of one role has another number than it says.
     pub(super) fn replicas(&self, ranks: u32) -> impl Iterator<Item = u32> + '_ {
         let one = self.roles.len() == 1;
-        self.roles.iter().map(move |role| if one { ranks } else { role.replicas })
+        self.roles.iter().map(move |role| if one { ranks } else { role.role.replicas })
     }
 
     pub(super) fn place(&self, ranks: u32, rank: u32) -> Option<(usize, u32)> {
@@ -224,23 +226,7 @@ fn role(spec: &TrainingJobSpec, role: &Role, path: &str) -> Result<JobRole, Spec
             env.push((variable.name.clone(), template(spec, value, &format!("{path}.container.env[{i}].value"))?));
         }
     }
-    let stage = Stage {
-        name: role.name.clone(),
-        kind: StageKind::Container(container.clone()),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        results: Vec::new(),
-        metrics: Vec::new(),
-        depends_on: Vec::new(),
-        after: Vec::new(),
-        when: None,
-        retry: None,
-        allow_failure: None,
-        timeout: None,
-        grace_period: None,
-        pod: role.pod.clone(),
-    };
-    Ok(JobRole { stage, replicas: role.replicas, processes: role.processes_per_replica.unwrap_or(1), command, env })
+    Ok(JobRole { role: role.clone(), command, env })
 }
 
 /// A text whose references lead somewhere.

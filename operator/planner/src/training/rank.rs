@@ -4,7 +4,7 @@ use step_protocol::{
     CheckpointSpec, ElasticSpec, EnvVar, Framework as Rendezvous, Identity, InputSource, InputSpec, OutputSpec,
     RankSpec, ReportSpec, ResultSpec, RoleSpec, StepSpec, Text, paths,
 };
-use trainyard_crds::v1alpha1::{Framework, JobInput, StageKind};
+use trainyard_crds::v1alpha1::{Framework, JobInput};
 
 use super::job::Job;
 use super::plan::JobRun;
@@ -38,7 +38,7 @@ pub fn rank_spec(
     let unknown = || StepProblem::Unknown(usize::try_from(rank).unwrap_or(usize::MAX));
     let (place, index) = job.place(ranks, rank).ok_or_else(unknown)?;
     let role = &job.roles[place];
-    let StageKind::Container(container) = &role.stage.kind;
+    let container = &role.role.container;
     let origin = run.origin;
     let prefix = run.prefix();
     let mut env = Vec::with_capacity(role.env.len());
@@ -91,13 +91,13 @@ pub fn rank_spec(
                 .map(|(role, replicas)| RoleSpec {
                     name: role.name().to_owned(),
                     replicas,
-                    processes_per_replica: role.processes,
+                    processes_per_replica: role.processes(),
                 })
                 .collect(),
             hosts: (0..ranks).map(|rank| host(job, run, ranks, rank)).collect(),
             port: job.port,
             gate_port: GATE_PORT,
-            processes_per_replica: role.processes,
+            processes_per_replica: role.processes(),
             execution: attempt,
             start_timeout_seconds: job.start_timeout.as_secs().unsigned_abs(),
             stall_timeout_seconds: job.stall_timeout,

@@ -86,7 +86,8 @@ pub(super) fn failed(pass: &mut Pass<'_>, attempt: u32, ranks: u32) -> bool {
         }
         Decision::Fail(failures) => {
             pass.status.failures = Some(failures);
-            let attempts = if attempt > 1 { format!(" after {attempt} attempts") } else { String::new() };
+            let count = attempt.saturating_sub(pass.run.attempts_before);
+            let attempts = if count > 1 { format!(" after {count} attempts") } else { String::new() };
             pass.status.phase = Some(JobPhase::Failed);
             pass.status.message = format!("the training failed{attempts}: {what}");
             pass.status.retry_at = None;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use trainyard_crds::v1alpha1::{PipelineSpec, RunPhase, StagePhase};
-use trainyard_planner::Class;
+use trainyard_planner::{Class, Ended};
 
 use crate::world::{Key, Outcome, World};
 
@@ -51,6 +51,8 @@ pub struct StageCase {
     pub limit: u32,
     pub infra_limit: u32,
     pub allow_failure: bool,
+    /// Whether it trains, by a job of its own.
+    pub trains: bool,
     /// How its first attempts end; later ones succeed.
     pub outcomes: Vec<Outcome>,
 }
@@ -67,7 +69,19 @@ pub struct Case {
 
 impl StageCase {
     pub fn plain(uses: Vec<Use>) -> Self {
-        Self { uses, when: None, limit: 0, infra_limit: 5, allow_failure: false, outcomes: Vec::new() }
+        Self { uses, when: None, limit: 0, infra_limit: 5, allow_failure: false, trains: false, outcomes: Vec::new() }
+    }
+
+    /// The same as a stage that trains: what its job says of its end is the last word, and only one that is deleted has a successor.
+    fn training(self) -> Self {
+        let last_word = |outcome| match outcome {
+            Outcome::Succeeds { metric, .. } => Outcome::Succeeds { metric, early: false },
+            Outcome::Fails(ended) => Outcome::Fails(Ended { class: Class::Fatal, ..ended }),
+            Outcome::NeverStarts(_) => Outcome::fails(Class::Fatal, "Timeout", "not all ranks have started"),
+            outcome @ (Outcome::Vanishes | Outcome::VanishesCommitted { .. }) => outcome,
+        };
+        let outcomes = self.outcomes.into_iter().map(last_word).collect();
+        Self { trains: true, limit: 0, infra_limit: 5, outcomes, ..self }
     }
 
     /// How attempt k ends. A Pod that vanishes after its commit needs another attempt that adopts it: that one starts, and where the
@@ -202,6 +216,13 @@ impl Case {
             "retry": { "limit": stage.limit, "infraLimit": stage.infra_limit },
             "allowFailure": stage.allow_failure,
         });
+        if stage.trains {
+            let container = json!({ "image": "python:3.13", "command": ["python3", "x.py"] });
+            let roles = json!([{ "name": "worker", "replicas": 2, "container": container }]);
+            let fields = json.as_object_mut().unwrap();
+            fields.retain(|name, _| name != "container" && name != "retry");
+            fields.insert("trainingJob".into(), json!({ "framework": "None", "roles": roles }));
+        }
         if !when.is_empty() {
             json["when"] = json!(when.join(" && "));
         }
@@ -293,14 +314,11 @@ fn stage(before: usize, uses: &'static [Use]) -> impl Strategy<Value = StageCase
         limits,
         prop::bool::weighted(0.2),
         proptest::collection::vec(outcome(), 0..4),
+        prop::bool::weighted(0.2),
     )
-        .prop_map(|(uses, when, (limit, infra_limit), allow_failure, outcomes)| StageCase {
-            uses,
-            when,
-            limit,
-            infra_limit,
-            allow_failure,
-            outcomes,
+        .prop_map(|(uses, when, (limit, infra_limit), allow_failure, outcomes, trains)| {
+            let plain = StageCase { uses, when, limit, infra_limit, allow_failure, trains: false, outcomes };
+            if trains { plain.training() } else { plain }
         })
 }
 

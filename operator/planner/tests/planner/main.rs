@@ -10,4 +10,5 @@ mod scenarios;
 mod stale;
 mod step_spec;
 mod story;
+mod training_stages;
 mod world;

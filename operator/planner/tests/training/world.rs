@@ -209,6 +209,7 @@ impl World {
                 deleting: pod.due.is_some(),
                 lost_node: pod.lost_node.clone(),
                 state: pod.state.clone(),
+                child: None,
             },
             bound: pod.is_bound(),
             held: pod.held,

@@ -1,10 +1,12 @@
 //! A Pod as an attempt, in the planner's words. Pure: no client.
 
 mod ended;
+mod job;
 mod taken;
 mod waiting;
 
 pub(crate) use ended::committed;
+pub(crate) use job::{observe_job, observe_named_job};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
@@ -21,14 +23,14 @@ pub(crate) use taken::disruption;
 use crate::mutant;
 use crate::pod::{RUNNER_CONTAINER, STAGE_CONTAINER};
 
-/// A Pod that belongs to a stage of a run.
+/// A Pod, or a TrainingJob, that belongs to a stage of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Observation {
     pub(crate) run: ObjectRef<PipelineRun>,
     pub(crate) run_uid: String,
     pub(crate) stage: String,
     pub(crate) spec_hash: String,
-    /// Resource version of the Pod.
+    /// Its resource version.
     pub(crate) version: u64,
     pub(crate) attempt: Attempt,
 }
@@ -89,6 +91,7 @@ pub(crate) fn attempt(pod: &Pod, number: u32) -> Attempt {
         deleting: meta.deletion_timestamp.is_some(),
         lost_node: taken::lost_node(pod),
         state: state(pod, created),
+        child: None,
     }
 }
 

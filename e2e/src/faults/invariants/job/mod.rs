@@ -1,4 +1,4 @@
-//! T1 to T7: what must hold of a training job beside what holds of any run. The numbers follow the rules of its design.
+//! T1 to T8: what must hold of a training job beside what holds of any run. The numbers follow the rules of its design.
 //!
 //! | | says | file |
 //! |---|---|---|
@@ -9,9 +9,11 @@
 //! | T5 | restarts are exactly the failed attempts that others followed, each with a cause and within its limit | `record` |
 //! | T6 | the end is final, and status never shows what was not true | `status` |
 //! | T7 | the job's commit record is there exactly if it succeeded | `status` |
+//! | T8 | a job that is a stage of a run is there once for each attempt, not before what the stage needs, and not after the run | `stage` |
 
 mod pods;
 mod record;
+mod stage;
 mod status;
 #[cfg(test)]
 mod world;
@@ -33,6 +35,7 @@ pub(super) fn check(evidence: Evidence<'_>) -> Vec<Violation> {
     found.extend(status::the_end_is_final(evidence));
     found.extend(status::status_is_true(evidence));
     found.extend(status::succeeded_means_committed(evidence));
+    found.extend(stage::one_job_per_attempt(evidence));
     found.dedup();
     found
 }

@@ -76,9 +76,14 @@ fn untrue(job: &Version, pods: &[(Rank, &Version)]) -> Option<String> {
     })
 }
 
-/// The record that the job has committed: rank 0's, and no other rank's.
-fn commit<'a>(evidence: Evidence<'a>, uid: &str) -> Option<&'a Commit> {
-    evidence.commits.iter().find(|commit| commit.run_uid == uid && !commit.key.contains("/ranks/"))
+/// The record that the job has committed: rank 0's, and no other rank's. It lies with the job's own, or with those of the run whose
+/// stage it is.
+fn commit<'a>(evidence: Evidence<'a>, job: &Value) -> Option<&'a Commit> {
+    let label = |name: &str| job["metadata"]["labels"][format!("trainyard.dev/{name}")].as_str();
+    let uid = job["metadata"]["uid"].as_str().unwrap_or_default();
+    let (uid, stage) = (label("run-uid").unwrap_or(uid), label("stage").unwrap_or("train"));
+    let is_its = |commit: &&Commit| commit.run_uid == uid && commit.stage == stage && !commit.key.contains("/ranks/");
+    evidence.commits.iter().find(is_its)
 }
 
 /// T7: the job's commit record is there exactly if it has succeeded, since before it said so, and says what status says. A job that
@@ -89,7 +94,7 @@ pub(super) fn succeeded_means_committed(evidence: Evidence<'_>) -> Vec<Violation
         let Some(job) = write.reply.map(|reply| &reply.body).filter(|body| body["kind"] == "TrainingJob") else {
             continue;
         };
-        let there = commit(evidence, job["metadata"]["uid"].as_str().unwrap_or_default());
+        let there = commit(evidence, job);
         if job["status"]["phase"] == "Succeeded" && there.is_none_or(|commit| commit.at > write.at) {
             found.push(Violation::new("T7", "the job was Succeeded before its commit record was there"));
             break;
@@ -98,7 +103,7 @@ pub(super) fn succeeded_means_committed(evidence: Evidence<'_>) -> Vec<Violation
     let Some(job) = jobs(evidence).into_iter().next_back() else { return found };
     let status = &job.object["status"];
     let succeeded = status["phase"] == "Succeeded";
-    match commit(evidence, job.uid()) {
+    match commit(evidence, &job.object) {
         None if succeeded => found.push(Violation::new("T7", "the job succeeded without a commit record")),
         Some(commit) if !succeeded && ended_by_another(&job.object, commit.attempt) => {}
         Some(_) if !succeeded && has_ended(&job.object) && status["reason"] != "NameConflict" => {

@@ -80,6 +80,19 @@ impl World {
         world
     }
 
+    /// Two jobs of one attempt of a stage.
+    pub fn twins() -> Self {
+        let mut world = Self::new();
+        for uid in ["one", "another"] {
+            let labels =
+                json!({"trainyard.dev/run-uid": "run", "trainyard.dev/stage": "second", "trainyard.dev/attempt": "1"});
+            let metadata = json!({"name": "run-second-abcdefghij234567", "uid": uid, "labels": labels});
+            let job = json!({"kind": "TrainingJob", "metadata": metadata, "status": world.status});
+            world.version(Kind::Job, Change::Added, job);
+        }
+        world
+    }
+
     pub fn check(&self) -> Vec<Violation> {
         check(Evidence {
             workload: &self.workload,
@@ -119,6 +132,14 @@ impl World {
 
     pub fn last_job(&mut self) -> &mut Value {
         self.last(Kind::Job)
+    }
+
+    pub fn last_delete(&mut self) -> &mut Request {
+        let requests = self.history.entries.iter_mut().rev().filter_map(|entry| match &mut entry.what {
+            What::Request(request) if request.method == "DELETE" => Some(request),
+            _ => None,
+        });
+        requests.into_iter().next().unwrap()
     }
 
     fn write(&mut self, method: &str, path: &str, body: Value, answer: Value) {

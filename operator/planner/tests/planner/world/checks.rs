@@ -105,7 +105,8 @@ impl World {
             assert!(!ran || !self.skipped.contains(&after.name), "others were started because of a skip: {after:?}");
             assert!(before.attempt <= after.attempt, "an attempt was taken back: {before:?} {after:?}");
             assert_eq!(after.retry_at.is_some(), after.phase == StagePhase::Retrying, "{after:?}");
-            assert_eq!(after.pod.is_empty(), after.attempt.is_none(), "{after:?}");
+            let job = after.training.as_ref().map(|training| &training.job);
+            assert_eq!(job.unwrap_or(&after.pod).is_empty(), after.attempt.is_none(), "{after:?}");
             if after.phase == StagePhase::Succeeded && after.cached_from.is_none() {
                 let record = self.commits.get(&after.name).unwrap_or_else(|| panic!("no record: {after:?}"));
                 assert_eq!(after.metrics, record.metrics);

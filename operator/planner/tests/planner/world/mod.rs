@@ -239,6 +239,9 @@ impl World {
             match action {
                 Action::Launch { node, attempt } => stands &= self.create(*node, *attempt),
                 Action::Stop { node, attempt, pod, uid } => self.delete(*node, *attempt, pod, uid),
+                Action::Suspend { node, attempt, job, uid, suspend } => {
+                    self.suspend_job(*node, *attempt, (job, uid), *suspend);
+                }
                 Action::Confirm { node, attempt, .. } => {
                     self.confirm(*node, *attempt);
                     stands = false;
@@ -301,7 +304,8 @@ impl World {
     fn create(&mut self, node: usize, attempt: u32) -> bool {
         let stage = self.name(node);
         let key = (stage.clone(), attempt);
-        let name = names::pod("iris-1", "run-uid", &stage, attempt);
+        let trains = self.graph.nodes()[node].trains();
+        let name = if trains { names::job } else { names::pod }("iris-1", "run-uid", &stage, attempt);
         match self.refusals.get(&stage) {
             Some(Refusal::Quota(wait)) => {
                 let message = "exceeded quota: gpus, requested: 1, used: 8, limited: 8".to_owned();
@@ -327,7 +331,8 @@ impl World {
                 let ended = Ended::failure(Class::Fatal, reason.as_str(), message);
                 let (pod, uid, created) = (name, String::new(), self.now);
                 let state = AttemptState::Ended(ended);
-                let attempt = Attempt { number: attempt, pod, uid, created, deleting: false, lost_node: None, state };
+                let (number, deleting, lost_node, child) = (attempt, false, None, None);
+                let attempt = Attempt { number, pod, uid, created, deleting, lost_node, state, child };
                 self.learn(&stage, attempt);
                 return false;
             }
@@ -338,6 +343,7 @@ impl World {
             self.uids += 1;
             let outcome = self.script.get(&key).cloned().unwrap_or_default();
             let pod = Pod::new(name, format!("pod-{}", self.uids), self.now, outcome);
+            let pod = if trains { pod.training() } else { pod };
             self.pods.insert(key.clone(), pod);
         }
         self.done.push(format!("create {stage} a{attempt}"));
@@ -349,6 +355,17 @@ impl World {
         let key = (self.name(node), attempt);
         self.done.push(format!("delete {} a{attempt}", key.0));
         self.delete_pod(&key, |pod| pod.name == name && pod.uid == uid);
+        self.deliver(&key);
+    }
+
+    fn suspend_job(&mut self, node: usize, attempt: u32, (name, uid): (&str, &str), suspend: bool) {
+        let key = (self.name(node), attempt);
+        let what = if suspend { "suspend" } else { "resume" };
+        self.done.push(format!("{what} {} a{attempt}", key.0));
+        if let Some(pod) = self.pods.get_mut(&key).filter(|pod| pod.name == name && pod.uid == uid) {
+            let job = pod.job.as_mut().unwrap();
+            (job.suspend, job.by_run) = (suspend, suspend);
+        }
         self.deliver(&key);
     }
 

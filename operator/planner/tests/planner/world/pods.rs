@@ -1,9 +1,12 @@
-//! How Pods move.
+//! How Pods move, and TrainingJobs.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use trainyard_crds::condition::Reason;
-use trainyard_planner::{Attempt, AttemptState, Class, Committed, CommittedOutput, Ended, Late, Verdict, Waiting};
+use trainyard_crds::v1alpha1::StageTraining;
+use trainyard_planner::{
+    Attempt, AttemptState, ChildJob, Class, Committed, CommittedOutput, Ended, Late, Verdict, Waiting,
+};
 
 use super::{Key, World};
 
@@ -71,13 +74,31 @@ pub struct Pod {
     /// Whether its node does not answer any more.
     pub lost: bool,
     pub life: Life,
+    /// Of a stage that trains: it is a TrainingJob.
+    pub job: Option<Job>,
     outcome: Outcome,
+}
+
+/// What a TrainingJob has beside what a Pod has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Job {
+    /// Whether it is asked to have no Pods.
+    pub suspend: bool,
+    /// Whether its run has asked that.
+    pub by_run: bool,
+    /// Whether it has none.
+    pub suspended: bool,
 }
 
 impl Pod {
     pub fn new(name: String, uid: String, created: Timestamp, outcome: Outcome) -> Self {
         let waiting = Waiting { reason: "Starting".into(), ..Waiting::default() };
-        Self { name, uid, created, deleting: false, lost: false, life: Life::Pending(waiting), outcome }
+        Self { name, uid, created, deleting: false, lost: false, life: Life::Pending(waiting), job: None, outcome }
+    }
+
+    /// The job of a stage that trains.
+    pub fn training(self) -> Self {
+        Self { job: Some(Job::default()), ..self }
     }
 
     pub fn is_live(&self) -> bool {
@@ -87,6 +108,7 @@ impl Pod {
     /// How far it is, in a word.
     pub fn word(&self) -> &'static str {
         match &self.life {
+            Life::Pending(_) if self.job.is_some_and(|job| job.suspended) => "is suspended",
             Life::Pending(_) => "waits",
             Life::Running(_) => "runs",
             Life::Ended(ended) if ended.committed.is_some() => "has committed and ended",
@@ -107,6 +129,20 @@ impl Pod {
                 Life::Running(since) => AttemptState::Running(*since),
                 Life::Ended(ended) => AttemptState::Ended(ended.clone()),
             },
+            child: self.job.map(|job| Box::new(self.child(job))),
+        }
+    }
+
+    fn child(&self, job: Job) -> ChildJob {
+        let running = matches!(self.life, Life::Running(_));
+        let ready = if running { "2/2" } else { "0/2" }.to_owned();
+        ChildJob {
+            shown: StageTraining { job: self.name.clone(), attempt: Some(1), ready, ..StageTraining::default() },
+            reason: String::new(),
+            message: if running { "2/2 ranks run".into() } else { String::new() },
+            suspend: job.suspend,
+            by_run: job.by_run,
+            suspended: job.suspended,
         }
     }
 }
@@ -124,8 +160,11 @@ impl World {
     /// Whether a Pod can move by itself.
     pub fn can_move(&self, key: &Key) -> bool {
         self.pods.get(key).filter(|pod| !pod.lost).is_some_and(|pod| {
+            let job = pod.job.filter(|_| pod.is_live()).unwrap_or_default();
             pod.deleting
+                || job.suspend != job.suspended
                 || match (&pod.life, &pod.outcome) {
+                    _ if job.suspended => false,
                     (Life::Pending(waiting), Outcome::NeverStarts(verdict)) => waiting.verdict != Some(*verdict),
                     (Life::Pending(_) | Life::Running(_), _) => true,
                     (Life::Ended(_), _) => false,
@@ -209,6 +248,13 @@ impl World {
             }
             return;
         }
+        if let Some(job) = pod.job.filter(|job| pod.is_live() && job.suspend != job.suspended) {
+            let reason = if job.suspend { Reason::Suspended } else { Reason::Starting };
+            pod.job = Some(Job { suspended: job.suspend, ..job });
+            pod.life = Life::Pending(Waiting { reason: reason.as_str().into(), ..Waiting::default() });
+            self.pods.insert(key.clone(), pod);
+            return;
+        }
         if self.commits.contains_key(&key.0) && matches!(pod.life, Life::Running(_)) {
             // The runner finds the record, of an earlier attempt or its own, and runs nothing.
             pod.life = Life::Ended(success(self.commits[&key.0].clone(), now));
@@ -273,7 +319,8 @@ impl World {
     pub fn delete_pod(&mut self, key: &Key, precondition: impl Fn(&Pod) -> bool) {
         let Some(pod) = self.pods.get_mut(key).filter(|pod| precondition(pod)) else { return };
         pod.deleting = true;
-        let live = pod.is_live();
+        // The Pods of a job go after it, by themselves.
+        let live = pod.is_live() && pod.job.is_none();
         if !live {
             self.pods.remove(key);
         }
