@@ -380,10 +380,12 @@ fn every_rank_restores_what_rank_0_chooses() {
     first.kill();
     second.kill();
     gang.again();
-    for mut rank in start(&gang) {
+    let mut ranks = start(&gang);
+    for rank in &mut ranks {
         assert_eq!([rank.line(), rank.line()], ["0", "000001-000001"], "what rank 0 wrote, on both");
-        rank.kill();
     }
+    // Not before: the other one may not have heard yet that it may go.
+    ranks.iter_mut().for_each(Running::kill);
     let keys = world.objects("train").into_keys();
     let others: Vec<_> = keys.filter(|key| key.contains("ranks/") && key.contains("checkpoint")).collect();
     assert!(others.is_empty(), "{others:?}");
