@@ -62,7 +62,7 @@ chart: ## the chart and the kustomize base: rendered, then installed on a real A
 	$(E2E) cluster down --name chart --wipe
 
 api: ## the API types, and the YAML of the documents, on a real API server
-	cargo test --package trainyard-e2e --test api --test architecture --test images --test docs
+	cargo test --package trainyard-e2e --test api --test architecture --test images --test docs --test gitops
 
 store: ## the runner, and its stores: files, a volume, a real S3 server
 	cargo build --quiet --package step-runner
@@ -77,7 +77,7 @@ fuzz: ## every parser fuzzed, SECONDS=300 for each of them
 fuzz-short: ## the same for 20 seconds each
 	e2e/fuzz/run.sh 20
 
-faults: ## the gate of the fault sweep: 4,200 cases and 15 mutants; 20 minutes
+faults: ## the gate of the fault sweep: 4,200 cases and 16 mutants; 20 minutes
 	TRAINYARD_FAULTS_SIZE=gate cargo test --package trainyard-e2e --test faults -- --nocapture
 
 faults-crashes: ## the operator killed at every write of every workload

@@ -12,7 +12,7 @@ import sys
 # verbs of the operator, by API group and resource: an exact list, so that a right more is a decision here.
 OPERATOR = {
     "trainyard.dev/pipelines": "get list watch",
-    "trainyard.dev/pipelineruns": "get list watch patch delete",
+    "trainyard.dev/pipelineruns": "get list watch create patch delete",
     "trainyard.dev/trainingjobs": "get list watch create patch delete",
     "trainyard.dev/pipelines/status": "patch",
     "trainyard.dev/pipelineruns/status": "patch",

@@ -144,7 +144,7 @@ for namespace in "$system" "$a" "$b"; do "$kubectl" create namespace "$namespace
 case_of 'helm install' install
 case_of 'CRDs are established' "$kubectl" wait --for=condition=Established --timeout=30s crd/pipelines.trainyard.dev crd/pipelineruns.trainyard.dev crd/trainingjobs.trainyard.dev
 typed() {
-    for policy in "$release-run-authorization" "$release-operator-jobs" "$release-operator-pods" "$release-operator-services"; do
+    for policy in "$release-run-authorization" "$release-operator-jobs" "$release-operator-runs" "$release-operator-pods" "$release-operator-services"; do
         "$kubectl" get validatingadmissionpolicy "$policy" -o 'jsonpath={.status.observedGeneration}{.status.typeChecking.expressionWarnings}' >"$work/typed"
         [ "$(cat "$work/typed")" = 1 ] || { cat "$work/typed" && return 1; }
     done
@@ -172,6 +172,7 @@ operator_may() {
     all yes "$operator" "$1" <<'END'
 list pipelines.trainyard.dev
 watch pipelineruns.trainyard.dev
+create pipelineruns.trainyard.dev
 patch pipelineruns.trainyard.dev
 delete pipelineruns.trainyard.dev
 watch trainingjobs.trainyard.dev
@@ -211,7 +212,6 @@ update pods
 patch pods
 update pipelineruns.trainyard.dev --subresource status
 create pipelines.trainyard.dev
-create pipelineruns.trainyard.dev
 update pipelines.trainyard.dev
 delete pipelines.trainyard.dev
 list controllerrevisions.apps
@@ -290,6 +290,12 @@ case_of 'runs: refused: account of a role of an inline training' refuses 'Servic
 case_of 'runs: accepted: inline training with use' creates carol "$(inline "$plain,$(training b trainer)")"
 case_of 'runs: accepted: inline with use' creates carol "$(inline "$plain,$(stage b trainer)")"
 case_of 'pipelines: accepted without a right to create Pods' creates bob "$pipeline"
+by_itself=$(merged "$pipeline" '{"spec":{"triggers":[{"name":"git","specChange":{}}]}}')
+asked=$(merged "$pipeline" '{"metadata":{"annotations":{"trainyard.dev/rerun-requested-at":"now"}}}')
+case_of 'pipelines: refused: with triggers without that right' refuses 'user bob may not create Pods in namespace '"$a" creates bob "$by_itself"
+case_of 'pipelines: accepted: with triggers' creates alice "$by_itself"
+case_of 'pipelines: refused: a request for a run without that right' refuses 'user bob may not create Pods in namespace '"$a" creates bob "$asked"
+case_of 'pipelines: accepted: a request for a run' creates alice "$asked"
 guarded=$(merged "$pipeline" '{"spec":{"stages":['"$(stage s trainer)"']}}')
 case_of 'pipelines: refused: account of a stage' refuses 'user alice may not run stages as ServiceAccount trainer' creates alice "$guarded"
 case_of 'pipelines: refused: account of a role of a training' refuses 'ServiceAccount trainer' creates alice "$(merged "$pipeline" '{"spec":{"stages":['"$(training s trainer)"']}}')"
@@ -353,6 +359,20 @@ service_refused 'a name outside' 'only create headless Services' '{"spec":{"clus
 service_refused 'other Pods' 'may only select the Pods of a job' '{"spec":{"selector":{"app":"database","trainyard.dev/job-uid":null}}}'
 service_refused 'no selector' 'may only select the Pods of a job' '{"spec":{"selector":null}}'
 case_of 'services: accepted: any, but by another user' create "$(merged "$service" '{"spec":{"selector":{"app":"x"}}}')" --dry-run=server
+
+# --------------------------------------------------------------------------------------------------------------- operator-runs
+
+triggered=$(merged "$run" '{"metadata":{"name":"t","ownerReferences":[
+    {"apiVersion":"trainyard.dev/v1alpha1","kind":"Pipeline","name":"p","uid":"00000000-0000-0000-0000-000000000000","controller":true}]}}')
+run_refused() { # run_refused TITLE TEXT PATCH
+    case_of "runs: refused: $1" refuses "$2" creates "$operator" "$(merged "$triggered" "$3")"
+}
+case_of 'runs: accepted: one of a Pipeline' creates "$operator" "$triggered"
+run_refused 'no owner' 'of the Pipeline that owns them' '{"metadata":{"ownerReferences":null}}'
+run_refused 'of another Pipeline' 'of the Pipeline that owns them' '{"spec":{"pipelineRef":{"name":"q"}}}'
+run_refused 'another pipeline' 'of the Pipeline that owns them' '{"spec":{"pipelineRef":null,"pipeline":{"stages":[{"name":"s","container":{"image":"i:1","command":["c"]}}]}}}'
+run_refused 'another account' 'ServiceAccount' '{"spec":{"serviceAccountName":"trainer"}}'
+run_refused 'a rerun' 'as it is' '{"spec":{"rerun":{"of":"r"}}}'
 
 # --------------------------------------------------------------------------------------------------------------- operator-pods
 

@@ -133,13 +133,29 @@ pub enum Reason {
     GangTimeout,
     /// The job was edited in a way that is not allowed after it had been accepted.
     SpecChanged,
+    /// A trigger's cron cannot be followed.
+    InvalidSchedule,
+    /// A trigger's time zone does not exist.
+    UnknownTimeZone,
+    /// The pipeline is not as it was when the run was created for it, so another run takes its place.
+    Superseded,
+    /// The revision has been run before.
+    AlreadyRun,
+    /// Another run of a trigger is active, and what is due waits.
+    PipelineBusy,
+    /// Another run of a trigger was active, and what was due is left out.
+    Skipped,
+    /// Instants of a schedule passed while nobody looked.
+    MissedRuns,
+    /// There is another run with the name of the one that a trigger starts.
+    NameCollision,
     /// The operator's own fault.
     InternalError,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 51] = [
         Self::None,
         Self::Valid,
         Self::InvalidPipeline,
@@ -182,6 +198,14 @@ impl Reason {
         Self::Timeout,
         Self::GangTimeout,
         Self::SpecChanged,
+        Self::InvalidSchedule,
+        Self::UnknownTimeZone,
+        Self::Superseded,
+        Self::AlreadyRun,
+        Self::PipelineBusy,
+        Self::Skipped,
+        Self::MissedRuns,
+        Self::NameCollision,
         Self::InternalError,
     ];
 
@@ -231,6 +255,14 @@ impl Reason {
             Self::Timeout => "Timeout",
             Self::GangTimeout => "GangTimeout",
             Self::SpecChanged => "SpecChanged",
+            Self::InvalidSchedule => "InvalidSchedule",
+            Self::UnknownTimeZone => "UnknownTimeZone",
+            Self::Superseded => "Superseded",
+            Self::AlreadyRun => "AlreadyRun",
+            Self::PipelineBusy => "PipelineBusy",
+            Self::Skipped => "Skipped",
+            Self::MissedRuns => "MissedRuns",
+            Self::NameCollision => "NameCollision",
             Self::InternalError => "InternalError",
         }
     }

@@ -38,6 +38,14 @@ pub const FINISHED_TRUE: &str = "true";
 pub const SPEC_HASH: &str = "trainyard.dev/spec-hash";
 /// Annotation on the TrainingJob of a stage: that it was its run which suspended it, so that the run takes back nothing but its own.
 pub const SUSPENDED_BY_RUN: &str = "trainyard.dev/suspended-by-run";
+/// Label on runs that a trigger started: its name.
+pub const TRIGGER: &str = "trainyard.dev/trigger";
+/// Annotation on runs that were started by a trigger or at a request: the key of their revision.
+pub const RUN_KEY: &str = "trainyard.dev/run-key";
+/// Annotation on such runs: what started them, as JSON.
+pub const CAUSE: &str = "trainyard.dev/cause";
+/// Annotation on a Pipeline: another value than before asks for one run.
+pub const RERUN_REQUESTED_AT: &str = "trainyard.dev/rerun-requested-at";
 /// Annotation on Pods: how the runner comes into the image (`Image` or `Init`).
 pub const RUNNER_MOUNT: &str = "trainyard.dev/runner-mount";
 /// Well-known label: what manages the object.

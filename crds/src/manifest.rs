@@ -17,6 +17,7 @@ pub fn all() -> Result<Vec<(&'static str, Value)>, serde_json::Error> {
     skip_unchanged(&mut pipeline);
     leave_to_the_operator(&mut pipeline, "");
     let mut run = tidy(serde_json::to_value(PipelineRun::crd())?);
+    without_triggers(&mut run);
     freeze_rules(&mut run);
     leave_to_the_operator(&mut run, "/properties/pipeline");
     let mut job = tidy(serde_json::to_value(TrainingJob::crd())?);
@@ -25,6 +26,18 @@ pub fn all() -> Result<Vec<(&'static str, Value)>, serde_json::Error> {
         .into_iter()
         .for_each(freeze);
     Ok(vec![("pipelines.yaml", pipeline), ("pipelineruns.yaml", run), ("trainingjobs.yaml", job)])
+}
+
+/// A pipeline within a run has no triggers: it is that run.
+fn without_triggers(crd: &mut Value) {
+    let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/pipeline";
+    let Some(pipeline) = crd.pointer_mut(path) else { return };
+    for field in ["triggers", "concurrency", "retryFailedRevision", "rerunToken", "suspend"] {
+        pipeline["properties"].as_object_mut().and_then(|properties| properties.remove(field));
+    }
+    if let Some(rules) = pipeline["x-kubernetes-validations"].as_array_mut() {
+        rules.retain(|rule| !rule["rule"].as_str().is_some_and(|text| text.contains("self.triggers")));
+    }
 }
 
 /// Fields of a job that may be changed. Values of `params` are of any type, which rules cannot compare: the admission policy does.

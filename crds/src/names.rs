@@ -67,6 +67,15 @@ pub fn revision(pipeline: &str, canonical_spec: &str) -> String {
     format!("{}-{}", part(pipeline, 46), hash(&[pipeline, canonical_spec]))
 }
 
+/// Name of the run that a trigger starts for a key: `<pipeline, 46>-<10 characters of base32>`, the same whoever makes it and when.
+/// `retries` is how often runs of the key were repeated after a failure.
+#[must_use]
+pub fn triggered_run(pipeline: &str, key: &str, retries: u32) -> String {
+    let mut hash = hash(&["run", pipeline, key, &retries.to_string()]);
+    hash.truncate(10);
+    format!("{}-{hash}", part(pipeline, 46))
+}
+
 /// The first `limit` characters of a name as a part of another: no dots, no dash at the end.
 fn part(name: &str, limit: usize) -> String {
     let text: String = name.chars().take(limit).map(|c| if c == '.' { '-' } else { c }).collect();

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use step_protocol::Outcome;
 use trainyard_crds::condition::{ConditionType, Reason};
-use trainyard_crds::v1alpha1::{JobPhase, RunPhase, StagePhase};
+use trainyard_crds::v1alpha1::{JobPhase, RevisionPhase, RunPhase, StagePhase};
 
 /// The rows of the table below the heading: the word in the first cell, and the other cells.
 fn table(heading: &str) -> BTreeMap<String, Vec<String>> {
@@ -45,6 +45,19 @@ fn every_phase_has_its_line() {
     let phases = [R::Pending, R::Running, R::Suspended, R::Succeeded, R::Failed, R::Cancelled];
     assert_words("Phases of a run", phases.map(R::as_str));
     assert_words("Phases of a training job", JobPhase::ALL.map(JobPhase::as_str));
+    use RevisionPhase as V;
+    let phases = [
+        V::Queued,
+        V::Starting,
+        V::Running,
+        V::Succeeded,
+        V::Failed,
+        V::Cancelled,
+        V::Superseded,
+        V::Skipped,
+        V::Deleted,
+    ];
+    assert_words("Phases of a revision", phases.map(V::as_str));
     use StagePhase as S;
     let phases = [S::Waiting, S::Pending, S::Running, S::Retrying, S::Succeeded, S::Failed, S::Skipped, S::Cancelled];
     assert_words("Phases of a stage", phases.map(S::as_str));

@@ -21,8 +21,9 @@ use e2e::{command, paths};
 use serde_json::Value;
 
 /// Beginnings of commands that are not run here, with a file and a text in it that show where the same is done.
-const ELSEWHERE: [(&str, &str, &str); 10] = [
+const ELSEWHERE: [(&str, &str, &str); 11] = [
     ("kubectl wait --for=condition=Finished", "e2e/tests/stories/world.rs", "--for=condition=Finished"),
+    ("kubectl annotate pl iris", "e2e/tests/stories/retraining.rs", "\"annotate\", \"pl\""),
     ("kubectl logs POD", "e2e/tests/stories/failure.rs", "story.kubectl(&[\"logs\""),
     ("kubectl logs --selector", "docs/tutorial.md", "logs --selector"),
     ("docker build --file deploy/", "e2e/tests/images.rs", "fn our_programs_are_packed_alike("),

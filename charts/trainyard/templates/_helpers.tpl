@@ -41,7 +41,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   verbs: [get, list, watch]
 - apiGroups: [trainyard.dev]
   resources: [pipelineruns]
-  verbs: [get, list, watch, patch, delete] # patch: the label of finished ones; delete: their ttl
+  verbs: [get, list, watch, create, patch, delete] # create: what triggers start; patch: the label of finished ones, and the end of those that are replaced; delete: their ttl
 - apiGroups: [trainyard.dev]
   resources: [trainingjobs] # create: one a training stage of a run; patch also: suspend of those; delete also: those of stopped runs
   verbs: [get, list, watch, create, patch, delete]

@@ -7,6 +7,7 @@ mod param;
 mod pipeline;
 #[expect(clippy::duplicated_attributes, reason = "one printcolumn a column")]
 mod pipeline_run;
+mod pipeline_status;
 mod pod_overrides;
 mod retry;
 mod schema;
@@ -16,15 +17,17 @@ mod store;
 mod training;
 mod training_job;
 mod training_job_status;
+mod trigger;
 
 pub use artifact::{Input, Output, ResultDeclaration};
 pub use container::{Container, ContainerEnv, ContainerEnvSource, KeyReference, Resources};
 pub use param::{Param, ValueType};
-pub use pipeline::{Code, Defaults, DefaultsContainer, LastRun, Pipeline, PipelineSpec, PipelineStatus};
+pub use pipeline::{Code, Defaults, DefaultsContainer, Pipeline, PipelineSpec};
 pub use pipeline_run::{
     PipelineReference, PipelineRun, PipelineRunSpec, PipelineRunStatus, Rerun, RerunStages, Resolved, RunCounts,
     RunPhase, RunState,
 };
+pub use pipeline_status::{Cause, LastRun, PipelineStatus, Revision, RevisionPhase, TriggerStatus};
 pub use pod_overrides::{
     ClaimVolume, ConfigMapVolume, CsiVolume, EmptyDirVolume, EphemeralVolume, ImagePullSecret, ImageVolume,
     PodOverrides, PodVolume, Scratch, SecretVolume, SecurityProfile,
@@ -41,6 +44,7 @@ pub use training_job_status::{
     AttemptOutcome, AttemptStatus, CheckpointStatus, FailureClass, JobPhase, RankFailure, ResolvedJob,
     TrainingJobStatus,
 };
+pub use trigger::{Concurrency, MissedRuns, RetryFailedRevision, Schedule, SpecChange, Trigger, TriggerKind};
 
 /// A duration as users write it: `90s`, `30m`, `1h30m`, `2d`.
 ///

@@ -1,12 +1,11 @@
 //! The kind `Pipeline`: what is to be done, kept in Git.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Param, Resources, Retry, RunPhase, Stage, Store, schema};
+use super::{Concurrency, Param, PipelineStatus, Resources, Retry, RetryFailedRevision, Stage, Store, Trigger, schema};
 
-/// What a pipeline does: its stages, in an order in which each uses only stages listed before it.
+/// What a pipeline does: its stages, in an order in which each uses only stages listed before it, and what starts it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -20,7 +19,7 @@ use super::{Param, Resources, Retry, RunPhase, Stage, Store, schema};
     namespaced,
     status = "PipelineStatus",
     derive = "PartialEq",
-    doc = "A Pipeline says which stages a machine-learning workflow has and what each reads and writes. Create a PipelineRun to run it.",
+    doc = "A Pipeline says which stages a machine-learning workflow has and what each reads and writes. Create a PipelineRun to run it, or have triggers do so.",
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -51,6 +50,12 @@ use super::{Param, Resources, Retry, RunPhase, Stage, Store, schema};
         json_path = ".status.lastRun.phase",
         description = "Phase of that run"
     ),
+    printcolumn(
+        name = "Next",
+        type_ = "string",
+        json_path = ".status.nextRun",
+        description = "When a schedule starts the next run"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Message",
@@ -75,7 +80,9 @@ use super::{Param, Resources, Retry, RunPhase, Stage, Store, schema};
     validation = Rule::new("(has(self.defaults) && has(self.defaults.container) && has(self.defaults.container.image)) || (self.stages.all(s, has(s.container) ? has(s.container.image) : s.trainingJob.roles.all(r, has(r.container.image))) && (!has(self.finally) || self.finally.all(s, has(s.container) ? has(s.container.image) : s.trainingJob.roles.all(r, has(r.container.image)))))")
         .message("container.image is required in every stage and in every role of a training, or in defaults.container"),
     validation = Rule::new("!has(self.params) || [self.params.map(a, a.name.upperAscii().replace('-', '_'))].all(n, n.all(x, n.exists_one(y, y == x)))")
-        .message("params must differ in more than case, - and _: their names become names of environment variables").field_path(".params")
+        .message("params must differ in more than case, - and _: their names become names of environment variables").field_path(".params"),
+    validation = Rule::new("!has(self.triggers) || self.triggers.filter(t, has(t.specChange)).size() <= 1")
+        .message("one trigger of kind specChange is enough: a change of the spec starts one run").field_path(".triggers")
 )]
 pub struct PipelineSpec {
     /// What the pipeline is for.
@@ -107,6 +114,24 @@ pub struct PipelineSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub finally: Vec<Stage>,
+    /// What starts runs of the pipeline without hands. Absent means nothing does: create a PipelineRun to run it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub triggers: Vec<Trigger>,
+    /// What becomes of a run that is due while another one that a trigger started is active: Allow, Forbid, Replace or QueueLatest (the
+    /// default).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
+    /// Never (the default) or Backoff: whether a run of a trigger that failed is followed by another one of the same revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_failed_revision: Option<RetryFailedRevision>,
+    /// Any text: another one makes every revision a new one, so that what has been run runs again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub rerun_token: Option<String>,
+    /// While true triggers start nothing. Runs that are active go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
 }
 
 /// Code by name of a ConfigMap.
@@ -148,38 +173,4 @@ pub struct DefaultsContainer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = "^[A-Za-z0-9][^\\s]*$"))]
     pub image: Option<String>,
-}
-
-/// What is known of a pipeline.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PipelineStatus {
-    /// The generation that this status is about; -1 until the operator has seen the pipeline.
-    #[serde(default = "schema::unobserved")]
-    pub observed_generation: i64,
-    /// Accepted, Ready, and Reconciling or Stalled.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-    /// How many stages the pipeline has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stages: Option<u32>,
-    /// How many of its runs have not ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub active_runs: Option<u32>,
-    /// The run that was created last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_run: Option<LastRun>,
-}
-
-/// The run of a pipeline that was created last.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct LastRun {
-    /// Its name.
-    pub name: String,
-    /// Its phase.
-    pub phase: RunPhase,
-    /// When it was created.
-    pub created: Time,
 }

@@ -28,6 +28,8 @@ pub enum Product {
     Crane,
     /// Copies to and from S3: what the runner is measured against.
     S5cmd,
+    /// What GitOps tools ask for the health of objects: kstatus, in a small tool that applies, waits and prunes.
+    CliUtils,
 }
 
 impl Product {
@@ -44,13 +46,14 @@ impl Product {
             Self::Helm => "helm",
             Self::Crane => "crane",
             Self::S5cmd => "s5cmd",
+            Self::CliUtils => "cli-utils",
         }
     }
 
     /// The product whose module is in the folder `name`.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        const ALL: [Product; 9] = [
+        const ALL: [Product; 10] = [
             Product::Kubernetes,
             Product::Containerd,
             Product::Etcd,
@@ -60,6 +63,7 @@ impl Product {
             Product::Helm,
             Product::Crane,
             Product::S5cmd,
+            Product::CliUtils,
         ];
         ALL.into_iter().find(|product| product.name() == name)
     }
@@ -76,6 +80,7 @@ impl Product {
             Self::Helm => "helm.sh/helm/v3",
             Self::Crane => "github.com/google/go-containerregistry",
             Self::S5cmd => "github.com/peak/s5cmd/v2",
+            Self::CliUtils => "sigs.k8s.io/cli-utils",
         }
     }
 
@@ -102,6 +107,7 @@ impl Product {
             Self::Helm => &[("/cmd/helm", "helm")],
             Self::Crane => &[("/cmd/crane", "crane")],
             Self::S5cmd => &[("", "s5cmd")],
+            Self::CliUtils => &[("/cmd", "kapply")],
         }
     }
 
@@ -208,7 +214,9 @@ mod tests {
 
     #[test]
     fn every_product_is_pinned() {
-        for name in ["kubernetes", "containerd", "etcd", "coredns", "versitygw", "kwok", "helm", "crane", "s5cmd"] {
+        for name in
+            ["kubernetes", "containerd", "etcd", "coredns", "versitygw", "kwok", "helm", "crane", "s5cmd", "cli-utils"]
+        {
             let product = Product::named(name).unwrap();
             assert!(product.version().unwrap().starts_with('v'), "{name}");
         }

@@ -13,7 +13,7 @@ use super::report_proxy::ReportProxy;
 use super::store::{self, Commit};
 use super::store_proxy::StoreProxy;
 use super::user::User;
-use super::workload::Workload;
+use super::workload::{Starts, Workload};
 use crate::store::{BUCKET, LocalVersity};
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -166,7 +166,7 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, strikes: &
         operators.push((Operator::start(options, recorder.clone(), kills)?, proxy));
     }
     submit(&setup.api, workload, namespace).await?;
-    let object = (subject(workload), RUN);
+    let object = (subject(workload), RUN, workload.name);
     let user =
         workload.during.map(|during| User::start(setup.api.clone(), namespace, object, during, recorder.clone()));
     let held: Duration = strikes.iter().map(|strike| strike.fault.holds()).sum();
@@ -257,12 +257,15 @@ async fn submit(api: &Api, workload: &Workload, namespace: &str) -> Result<()> {
         api.create(&collection(Kind::Job, namespace), &job).await?;
         return Ok(());
     }
-    let pipeline = json!({
+    let mut pipeline = json!({
         "apiVersion": "trainyard.dev/v1alpha1",
         "kind": "Pipeline",
         "metadata": {"name": workload.name},
         "spec": spec,
     });
+    if workload.starts == Starts::Request {
+        pipeline["metadata"]["annotations"] = json!({"trainyard.dev/rerun-requested-at": "now"});
+    }
     let run = json!({
         "apiVersion": "trainyard.dev/v1alpha1",
         "kind": "PipelineRun",
@@ -270,8 +273,19 @@ async fn submit(api: &Api, workload: &Workload, namespace: &str) -> Result<()> {
         "spec": {"pipelineRef": {"name": workload.name}},
     });
     api.create(&collection(Kind::Pipeline, namespace), &pipeline).await?;
-    api.create(&collection(Kind::Run, namespace), &run).await?;
+    if workload.starts == Starts::Run {
+        api.create(&collection(Kind::Run, namespace), &run).await?;
+    }
     Ok(())
+}
+
+/// The run or job that is followed.
+fn followed<'a>(world: &'a World, workload: &Workload) -> Option<&'a serde_json::Value> {
+    match workload.starts {
+        Starts::Run => world.object(subject(workload), RUN),
+        // What its name is follows from what started it. That there is only one is for the invariants to say.
+        Starts::SpecChange | Starts::Request => world.objects(Kind::Run).next(),
+    }
 }
 
 /// The kind whose object is followed to its end.
@@ -287,7 +301,7 @@ fn end(world: &World, workload: &Workload) -> Option<()> {
     if workload.end == "Deleted" {
         return (world.is_deleted(RUN) && !world.objects(Kind::Pod).any(is_ours)).then_some(());
     }
-    let run = world.object(subject(workload), RUN)?;
+    let run = followed(world, workload)?;
     let ended = matches!(run["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Cancelled"));
     let labelled = |object: &serde_json::Value| object["metadata"]["labels"]["trainyard.dev/finished"] == "true";
     (ended && labelled(run) && world.objects(Kind::Job).all(labelled)).then_some(())
@@ -310,8 +324,10 @@ fn settled(world: &World, workload: &Workload) -> Option<()> {
     if workload.end == "Deleted" {
         return (pipeline["activeRuns"] == 0).then_some(());
     }
-    let run = world.object(Kind::Run, RUN)?;
-    let heard = pipeline["lastRun"]["phase"] == run["status"]["phase"] && pipeline["activeRuns"] == 0;
+    let run = followed(world, workload)?;
+    let phase = &run["status"]["phase"];
+    let on_record = workload.starts == Starts::Run || pipeline["revisions"][0]["phase"] == *phase;
+    let heard = pipeline["lastRun"]["phase"] == *phase && pipeline["activeRuns"] == 0 && on_record;
     (heard && world.objects(Kind::Pod).all(stays)).then_some(())
 }
 

@@ -50,6 +50,11 @@ pub const MUTANTS: &[Mutant] = &[
         cases: &["A:retry", "A:chain5", "B:"],
     },
     Mutant {
+        name: "run-by-a-new-name",
+        what: "runs of triggers get generated names",
+        cases: &["A:triggered", "A:requested"],
+    },
+    Mutant {
         name: "restarts-in-memory",
         what: "restarts of a job are counted by the process",
         cases: &["A:training-restart", "A:training-failure"],
@@ -85,8 +90,8 @@ mod tests {
     use crate::faults::fault::Fault;
 
     #[test]
-    fn there_are_fifteen_and_their_faults_exist() {
-        assert_eq!(MUTANTS.len(), 15);
+    fn there_are_sixteen_and_their_faults_exist() {
+        assert_eq!(MUTANTS.len(), 16);
         for word in MUTANTS.iter().flat_map(|mutant| mutant.cases) {
             let known = Fault::ALL
                 .iter()

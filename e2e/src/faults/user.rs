@@ -19,6 +19,8 @@ pub enum During {
     Delete,
     /// The job is suspended, and resumed when it has said that it is.
     Suspend,
+    /// The Pipeline is changed in a way that changes no result, and what asked for a run is taken back.
+    Touch,
 }
 
 /// Does it, as long as this value lives.
@@ -32,12 +34,13 @@ impl User {
     pub fn start(
         api: Api,
         namespace: &str,
-        (kind, run): (Kind, &'static str),
+        (kind, run, pipeline): (Kind, &'static str, &'static str),
         during: During,
         recorder: Recorder,
     ) -> Self {
         let path = format!("{}/{run}", collection(kind, namespace));
         let pods = collection(Kind::Pod, namespace);
+        let pipeline = format!("{}/{pipeline}", collection(Kind::Pipeline, namespace));
         let task = tokio::spawn(async move {
             let moment = |world: &World| {
                 let running = |pod: &&Value| {
@@ -62,6 +65,13 @@ impl User {
                     let options =
                         json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
                     api.delete(&path, &options).await.map(|_| ())
+                }
+                During::Touch => {
+                    let change = json!({
+                        "metadata": {"labels": {"touched": "yes"}, "annotations": {"trainyard.dev/rerun-requested-at": null}},
+                        "spec": {"description": "another", "parallel": 7},
+                    });
+                    api.merge(&pipeline, &change).await.map(|_| ())
                 }
                 During::Suspend => {
                     let suspended = |world: &World| has_phase(world, run, "Suspended");

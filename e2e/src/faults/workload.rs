@@ -23,12 +23,25 @@ pub struct Workload {
     pub early_reports: bool,
     /// Whether its store is a bucket of an S3 server; else it is a folder.
     pub bucket: bool,
+    /// What starts its run: its user, who creates it, or its Pipeline.
+    pub starts: Starts,
     /// What its user does meanwhile.
     pub during: Option<During>,
     /// How it ends without a fault: a phase, or `Deleted`.
     pub end: &'static str,
     /// How many cases of the gate are its share, relative to the others.
     pub weight: u32,
+}
+
+/// What starts a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Starts {
+    /// Its user creates it.
+    Run,
+    /// A trigger of its Pipeline of kind specChange.
+    SpecChange,
+    /// An annotation of its Pipeline that asks for it.
+    Request,
 }
 
 /// A stage, as far as the invariants are concerned.
@@ -94,7 +107,8 @@ impl Workload {
     fn new(name: &'static str, pipeline: Value, stages: Vec<Stage>) -> Self {
         let (end, weight) = ("Succeeded", 4);
         let (job, trains, during) = (None, None, None);
-        Self { name, pipeline, stages, job, trains, early_reports: true, bucket: false, during, end, weight }
+        let starts = Starts::Run;
+        Self { name, pipeline, stages, job, trains, early_reports: true, bucket: false, starts, during, end, weight }
     }
 
     /// A training of four ranks. What follows an attempt is the same for all but rank 0, whose output is the job's.
@@ -222,6 +236,7 @@ impl Workload {
             Self { end: "Cancelled", during: Some(During::Cancel), ..Self::waits("cancel") },
             Self { end: "Deleted", during: Some(During::Delete), ..Self::waits("delete") },
         ];
+        all.extend(Self::triggered());
         all.extend(Self::trainings());
         all.extend(Self::training_stages());
         all
@@ -231,6 +246,22 @@ impl Workload {
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::all().into_iter().find(|workload| workload.name == name)
+    }
+
+    /// Runs that nobody creates. What starts them is still there, or comes again, while they run.
+    fn triggered() -> [Self; 2] {
+        let graph: [(&str, &[&str]); 2] = [("first", &[]), ("second", &["first"])];
+        let held = |name, starts| {
+            let mut workload = Self::writers(name, &graph);
+            // Long enough that what its user does meanwhile is seen while it runs.
+            let script = workload.pipeline["stages"][1]["container"]["script"].as_str().unwrap_or_default();
+            workload.pipeline["stages"][1]["container"]["script"] =
+                script.replacen("set -e\n", "set -e\nsleep 0.3\n", 1).into();
+            Self { starts, during: Some(During::Touch), ..workload }
+        };
+        let mut by_spec = held("triggered", Starts::SpecChange);
+        by_spec.pipeline["triggers"] = json!([{"name": "git", "specChange": {}}]);
+        [by_spec, held("requested", Starts::Request)]
     }
 
     /// Five stages, each of which adds a line to what the one before has written.

@@ -17,6 +17,8 @@ struct Corpus {
     objects: Vec<Group>,
     /// What the API server takes and the operator refuses.
     refusals: Vec<Refusal>,
+    /// The same, of triggers.
+    triggers: Vec<Refusal>,
     edits: Vec<Edit>,
 }
 
@@ -81,6 +83,7 @@ fn forms(base: &str, spec: Value) -> Vec<(Kind, Value)> {
     match base {
         "run" => vec![(Kind::PipelineRun, spec)],
         "job" => vec![(Kind::TrainingJob, spec)],
+        "triggered" => vec![(Kind::Pipeline, spec)],
         _ => vec![(Kind::PipelineRun, json!({ "pipeline": spec })), (Kind::Pipeline, spec)],
     }
 }
@@ -212,6 +215,28 @@ fn refusals_are_answered_as_the_corpus_says() {
     }
     println!("{rows} refusals");
     assert!(wrong.is_empty(), "{} of {rows}:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The same for what starts runs, of a Pipeline by itself.
+#[test]
+fn triggers_are_refused_as_the_corpus_says() {
+    let corpus = corpus();
+    let mut wrong = Vec::new();
+    for refusal in &corpus.triggers {
+        for (name, changes) in &refusal.rows {
+            let spec = changed(&corpus.bases["triggered"], changes);
+            let answer = server().try_create(Kind::Pipeline, &spec);
+            if !answer.accepted() {
+                wrong.push(format!("{name}: the API server should take it: {}", answer.message()));
+                continue;
+            }
+            match trainyard_planner::retrain::check(&serde_json::from_value(spec).unwrap()) {
+                Err(problem) if problem.reason.as_str() == refusal.reason && problem.path == refusal.field => {}
+                other => wrong.push(format!("{name}: {other:?} instead of {} at {}", refusal.reason, refusal.field)),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// Why the operator would not begin such a run.

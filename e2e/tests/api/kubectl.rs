@@ -81,6 +81,11 @@ fn explain_reads_well() {
         "pipeline.spec.stages.inputs",
         "pipeline.spec.stages.pod",
         "pipeline.spec.stages.retry",
+        "pipeline.spec.triggers",
+        "pipeline.spec.triggers.schedule",
+        "pipeline.status",
+        "pipeline.status.revisions",
+        "pipeline.status.triggers",
         "plr.spec",
         "plr.status",
         "plr.status.stages",
@@ -116,8 +121,8 @@ fn the_columns_are_those_of_the_documentation() {
     );
     server().create(Kind::PipelineRun, "columns", &json!({"pipelineRef": {"name": "columns"}}));
     server().create(Kind::TrainingJob, "columns", &job());
-    assert_eq!(words("pl", &[]), "NAME READY STAGES RUNS LAST-RUN LAST-PHASE AGE");
-    assert_eq!(words("pl", &["-o=wide"]), "NAME READY STAGES RUNS LAST-RUN LAST-PHASE AGE MESSAGE");
+    assert_eq!(words("pl", &[]), "NAME READY STAGES RUNS LAST-RUN LAST-PHASE NEXT AGE");
+    assert_eq!(words("pl", &["-o=wide"]), "NAME READY STAGES RUNS LAST-RUN LAST-PHASE NEXT AGE MESSAGE");
     assert_eq!(words("plr", &[]), "NAME PIPELINE PHASE PROGRESS STAGE REASON DURATION AGE");
     assert_eq!(words("plr", &["-o=wide"]), "NAME PIPELINE PHASE PROGRESS STAGE REASON DURATION AGE MESSAGE");
     assert_eq!(words("tj", &[]), "NAME FRAMEWORK PHASE READY RESTARTS PROGRESS REASON DURATION AGE");

@@ -51,6 +51,37 @@ fn deleting_the_operator_in_the_middle_changes_nothing() {
 }
 
 #[test]
+fn a_change_of_a_pipeline_while_the_operator_is_killed_ten_times_is_one_run() {
+    let _alone = alone();
+    let story = Story::new("operator-killed-often");
+    let pipeline = format!(
+        "apiVersion: trainyard.dev/v1alpha1\nkind: Pipeline\nmetadata: {{name: git}}\nspec:\n  \
+         triggers: [{{name: git, specChange: {{}}}}]\n  \
+         stages:\n  - {{name: train, container: {{image: \"{}\", script: {}}}, outputs: [{{name: text}}]}}\n",
+        busybox(),
+        script("sleep 5\necho x > $TRAINYARD_OUT_TEXT")
+    );
+    let kill =
+        || system(&["delete", "pod", "--selector", "app.kubernetes.io/name=trainyard", "--grace-period=0", "--force"]);
+    kill();
+    story.apply(&pipeline);
+    for _ in 1..10 {
+        kill();
+        // So that each of them gets somewhere.
+        system(&["rollout", "status", "deployment/trainyard", "--timeout=120s"]);
+    }
+    let git = story.until("pl/git", "the end of a run", |git| git["status"]["revisions"][0]["phase"] == "Succeeded");
+    assert_eq!(git["status"]["revisions"].as_array().unwrap().len(), 1, "{git:#}");
+    let runs = story.kubectl(&["get", "plr", "--output", "name"]);
+    assert_eq!(
+        runs.trim(),
+        format!("pipelinerun.trainyard.dev/{}", git["status"]["revisions"][0]["run"].as_str().unwrap())
+    );
+    let pods = story.kubectl(&["get", "pods", "--output", "name"]);
+    assert_eq!(pods.lines().count(), 1, "{pods}");
+}
+
+#[test]
 fn an_operator_that_was_away_tells_when_stages_ended_and_adopts_what_is_gone() {
     let _alone = alone();
     let story = Story::new("operator-away");

@@ -19,6 +19,7 @@ mod graph;
 mod job_spec;
 mod observed;
 mod params;
+pub mod retrain;
 mod retry;
 mod reuse;
 mod schedule;

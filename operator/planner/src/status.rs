@@ -41,7 +41,7 @@ pub fn initial(
     }
 }
 
-/// The status of a run that cannot go on for a reason that lies in itself.
+/// The status of a run that cannot go on for a reason that lies in itself: it has failed, or another run takes its place.
 #[must_use]
 pub fn refused(
     prior: &PipelineRunStatus,
@@ -51,8 +51,9 @@ pub fn refused(
     now: Timestamp,
 ) -> PipelineRunStatus {
     let mut status = prior.clone();
+    let phase = if reason == Reason::Superseded { RunPhase::Cancelled } else { RunPhase::Failed };
     status.observed_generation = generation;
-    status.phase = Some(RunPhase::Failed);
+    status.phase = Some(phase);
     status.reason = reason.as_str().to_owned();
     status.message = message.to_owned();
     status.start_time.get_or_insert(Time(now));
@@ -67,7 +68,7 @@ pub fn refused(
         conditions.set(ConditionType::Accepted, false, reason.as_str(), message);
         "the run was not accepted"
     };
-    conditions.terminal(RunPhase::Failed, reason.as_str(), succeeded, "");
+    conditions.terminal(phase, reason.as_str(), succeeded, "");
     status.conditions = conditions.done();
     status
 }

@@ -17,8 +17,10 @@ use crate::mutant;
 use crate::seen::{Seen, SeenPod};
 
 mod job;
+mod triggered;
 
 pub(crate) use job::{CreatedJob, CreatedService};
+pub(crate) use triggered::CreatedRun;
 
 /// Requests for one object that are under way at the same time: so many that a wide run does not wait for answers one by one, and few
 /// enough that the API server still answers others, and that their connections take little memory.

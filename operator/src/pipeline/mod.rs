@@ -1,6 +1,7 @@
-//! Pipelines: is it in order, and what became of its runs. A Pipeline does nothing by itself.
+//! Pipelines: is it in order, what its triggers start, and what became of its runs.
 
 mod report;
+mod triggered;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,8 +14,10 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, ResourceExt};
 use tokio::sync::mpsc::UnboundedReceiver;
-use trainyard_crds::v1alpha1::{Pipeline, PipelineRun, PipelineStatus};
+use trainyard_crds::labels;
+use trainyard_crds::v1alpha1::{Pipeline, PipelineRun, PipelineStatus, RevisionPhase};
 use trainyard_planner::Graph;
+use trainyard_planner::retrain::{self, SeenRun, decide};
 
 use crate::apply::{WriteError, Writer};
 use crate::audit::audited;
@@ -29,6 +32,8 @@ use crate::survive::survive;
 const WATCH_SECONDS: u32 = 55;
 /// A Pipeline that could not be looked at to the end is tried again after this time.
 const AGAIN: Duration = Duration::from_secs(5);
+/// A Pipeline with triggers is looked at again within this time: a clock that is set forward wakes nobody.
+const LIVENESS: Duration = Duration::from_secs(60);
 
 type Guarded = Seen<Pipeline>;
 
@@ -121,59 +126,111 @@ async fn look(pipeline: &Guarded, context: &Context) -> Result<Action, WriteErro
         return Ok(Action::requeue(rest));
     }
     let writer = Writer::new(context.client.clone());
-    let mut status = judge(context, pipeline).await?;
-    match write(context, pipeline, &status).await {
-        Err(WriteError::Conflict(what)) => {
-            // What the watch showed is old: what is there decides, if its spec is still the one that was judged. The status is made
-            // anew from it, since it knows of runs that the old one does not.
-            let live = writer.read_pipeline(&namespace, &pipeline.name_any()).await?;
-            let same = |live: &Pipeline| {
-                live.uid() == pipeline.uid() && live.metadata.generation == pipeline.metadata.generation
-            };
-            let Some(live) = live.filter(same) else { return Err(WriteError::Conflict(what)) };
-            status = judge(context, &live).await?;
-            write(context, &live, &status).await?;
-        }
-        result => result?,
+    let mut judged = judge(context, pipeline).await?;
+    let mut on_record = write(context, pipeline, &judged.status).await;
+    if let Err(WriteError::Conflict(what)) = on_record {
+        // What the watch showed is old: what is there decides, if its spec is still the one that was judged. The status is made
+        // anew from it, since it knows of runs that the old one does not.
+        let live = writer.read_pipeline(&namespace, &pipeline.name_any()).await?;
+        let Some(live) = live.filter(|live| same(live, pipeline)) else { return Err(WriteError::Conflict(what)) };
+        judged = judge(context, &live).await?;
+        on_record = write(context, &live, &judged.status).await;
     }
-    if let Some(last) = &status.last_run {
+    let written = on_record?;
+    if let Some(last) = &judged.status.last_run {
         context.memory.recorded(&namespace, &pipeline.name_any(), last);
     }
-    Ok(Action::await_change())
+    start(context, &writer, pipeline, &judged, written).await?;
+    if pipeline.spec.triggers.is_empty() && judged.wake.is_none() {
+        return Ok(Action::await_change());
+    }
+    let wake = judged.wake.map(|wake| Duration::try_from(wake.duration_since(Timestamp::now())).unwrap_or_default());
+    Ok(Action::requeue(wake.unwrap_or(LIVENESS).min(LIVENESS) + Duration::from_millis(1)))
 }
 
-/// What its status is to say.
-async fn judge(context: &Context, pipeline: &Pipeline) -> Result<PipelineStatus, WriteError> {
-    let namespace = pipeline.namespace().unwrap_or_default();
+fn same(live: &Pipeline, pipeline: &Pipeline) -> bool {
+    live.uid() == pipeline.uid() && live.metadata.generation == pipeline.metadata.generation
+}
+
+/// Creates the runs that the status says to create, and cancels those that give way to them.
+async fn start(
+    context: &Context,
+    writer: &Writer,
+    pipeline: &Pipeline,
+    judged: &Judged,
+    written: bool,
+) -> Result<(), WriteError> {
+    let starting =
+        |status: &PipelineStatus| status.revisions.iter().any(|entry| entry.phase == RevisionPhase::Starting);
+    if !starting(&judged.status) && judged.cancel.is_empty() {
+        return Ok(());
+    }
+    if !written {
+        // What the watch showed may be old, and what it says to create may long have ended.
+        let live = writer.read_pipeline(&pipeline.namespace().unwrap_or_default(), &pipeline.name_any()).await?;
+        if live.filter(|live| same(live, pipeline)).and_then(|live| live.status).as_ref() != Some(&judged.status) {
+            return Err(WriteError::Conflict(format!("Pipeline {}", pipeline.name_any())));
+        }
+    }
+    triggered::cancel(writer, &judged.cancel, &judged.runs).await?;
+    triggered::create(context, pipeline, &judged.status.revisions, &judged.seen).await
+}
+
+/// What a Pipeline's status is to say, and what is to be done when it does.
+struct Judged {
+    status: PipelineStatus,
+    seen: BTreeMap<String, SeenRun>,
+    runs: BTreeMap<String, Arc<PipelineRun>>,
+    cancel: Vec<String>,
+    wake: Option<Timestamp>,
+}
+
+async fn judge(context: &Context, pipeline: &Pipeline) -> Result<Judged, WriteError> {
+    let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+    let writer = Writer::new(context.client.clone());
     let graph = Graph::new(&pipeline.spec, context.settings.default_store.as_ref());
-    let mut runs = active_runs(context, &namespace, &pipeline.name_any()).await?;
+    let mut runs = active_runs(context, &namespace, &name).await?;
     let mut prior = pipeline.status.clone().unwrap_or_default();
     if let Some(last) = &prior.last_run
         && !last.phase.is_terminal()
         && !runs.contains_key(&last.name)
     {
         // It left the watch before its end was written here, or it was deleted.
-        let live = Writer::new(context.client.clone()).read_run(&namespace, &last.name).await?;
+        let live = writer.read_run(&namespace, &last.name).await?;
         prior.last_run = live.as_ref().and_then(report::last_run);
         // Or the watch is behind, and it is active.
         runs.extend(live.map(|live| (live.name_any(), Arc::new(live))));
     }
     let generation = pipeline.metadata.generation.unwrap_or_default();
-    Ok(report::status(&prior, generation, &graph, &runs, Timestamp::now()))
+    let now = Timestamp::now();
+    let seen = triggered::seen(&writer, &namespace, &prior.revisions, &runs).await?;
+    let decision = decide(&retrain::Seen {
+        name: &name,
+        spec: &pipeline.spec,
+        status: &prior,
+        request: pipeline.annotations().get(labels::RERUN_REQUESTED_AT).map(String::as_str),
+        runnable: graph.is_ok(),
+        runs: &seen,
+        now,
+    });
+    let valid = graph.and_then(|graph| retrain::check(&pipeline.spec).map(|()| graph));
+    let (cancel, wake) = (decision.cancel.clone(), decision.wake);
+    let status = report::status(&prior, generation, &valid, &runs, decision, now);
+    Ok(Judged { status, seen, runs, cancel, wake })
 }
 
-/// Writes the status if it says something new.
-async fn write(context: &Context, pipeline: &Pipeline, status: &PipelineStatus) -> Result<(), WriteError> {
+/// Writes the status if it says something new. Returns whether it did.
+async fn write(context: &Context, pipeline: &Pipeline, status: &PipelineStatus) -> Result<bool, WriteError> {
     if pipeline.status.as_ref() == Some(status) {
-        return Ok(());
+        return Ok(false);
     }
-    let Ok(value) = serde_json::to_value(status) else { return Ok(()) };
+    let Ok(value) = serde_json::to_value(status) else { return Ok(false) };
     let patch = status_patch::whole_patch(&pipeline.resource_version().unwrap_or_default(), value);
     let began = Instant::now();
     Writer::new(context.client.clone()).patch_pipeline_status(pipeline, patch).await?;
     let ended = Instant::now();
     context.memory.paced(&pipeline.uid().unwrap_or_default(), Pace::after(began, ended, 1), ended);
-    Ok(())
+    Ok(true)
 }
 
 /// The runs of a Pipeline that have not left the watch, by name.
@@ -192,10 +249,33 @@ async fn active_runs(
         .collect())
 }
 
-/// Whether a run is one of this Pipeline, by its status, or by its spec as long as it has none.
+/// Whether a run is one of this Pipeline, by its status, or by its spec as long as it has none. One with a pipeline of its own is of none,
+/// whatever its name.
 fn is_of(run: &PipelineRun, pipeline: &str) -> bool {
+    if run.spec.pipeline.is_some() {
+        return false;
+    }
     match run.status.as_ref().map(|status| status.pipeline.as_str()).filter(|name| !name.is_empty()) {
         Some(name) => name == pipeline,
         None => run.spec.pipeline_ref.as_ref().is_some_and(|reference| reference.name == pipeline),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_run_with_a_pipeline_of_its_own_is_of_no_pipeline_of_its_name() {
+        let run = |spec: serde_json::Value, status: serde_json::Value| -> PipelineRun {
+            let run = json!({"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun", "metadata": {"name": "iris"}, "spec": spec, "status": status});
+            serde_json::from_value(run).unwrap()
+        };
+        let inline = json!({"pipeline": {"stages": [{"name": "a", "container": {"image": "i", "command": ["c"]}}]}});
+        assert!(!is_of(&run(inline, json!({"pipeline": "iris"})), "iris"));
+        assert!(is_of(&run(json!({"pipelineRef": {"name": "iris"}}), json!({})), "iris"));
+        assert!(is_of(&run(json!({"rerun": {"of": "iris-abc"}}), json!({"pipeline": "iris"})), "iris"));
+        assert!(!is_of(&run(json!({"pipelineRef": {"name": "other"}}), json!({"pipeline": "other"})), "iris"));
     }
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use trainyard_crds::condition::{ConditionType, Reason};
 use trainyard_crds::v1alpha1::{LastRun, PipelineRun, PipelineStatus};
+use trainyard_planner::retrain::Decision;
 use trainyard_planner::{Graph, SpecProblem};
 
 /// What is known of a Pipeline now.
@@ -15,11 +16,14 @@ pub(super) fn status(
     generation: i64,
     graph: &Result<Graph, SpecProblem>,
     runs: &BTreeMap<String, Arc<PipelineRun>>,
+    decision: Decision,
     now: Timestamp,
 ) -> PipelineStatus {
-    let (good, reason, message) = match graph {
-        Ok(_) => (true, Reason::Valid, String::new()),
-        Err(problem) => (false, problem.reason, problem.to_string()),
+    let collided = decision.revisions.first().filter(|entry| entry.reason == Reason::NameCollision.as_str());
+    let (good, reason, message) = match (graph, collided) {
+        (Err(problem), _) => (false, problem.reason, problem.to_string()),
+        (Ok(_), Some(entry)) => (false, Reason::NameCollision, entry.message.clone()),
+        (Ok(_), None) => (true, Reason::Valid, String::new()),
     };
     let condition = |kind: ConditionType, value: bool| {
         let status = if value { "True" } else { "False" };
@@ -56,6 +60,10 @@ pub(super) fn status(
         stages: graph.as_ref().ok().and_then(|graph| u32::try_from(graph.nodes().len()).ok()),
         active_runs: u32::try_from(active).ok(),
         last_run,
+        next_run: decision.next_run.map(Time),
+        rerun_requested_at: decision.request,
+        triggers: decision.triggers,
+        revisions: decision.revisions,
     }
 }
 
@@ -93,7 +101,8 @@ mod tests {
     fn ready_says_whether_it_can_run_and_not_how_its_runs_ended() {
         let runs =
             BTreeMap::from([run("a", "2026-01-01T00:00:00Z", "Failed"), run("b", "2026-01-02T00:00:00Z", "Running")]);
-        let status = status(&PipelineStatus::default(), 3, &graph("x"), &runs, Timestamp::UNIX_EPOCH);
+        let status =
+            status(&PipelineStatus::default(), 3, &graph("x"), &runs, Decision::default(), Timestamp::UNIX_EPOCH);
         let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
         assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", "Valid"));
         assert_eq!((status.stages, status.active_runs, status.observed_generation), (Some(1), Some(1), 3));
@@ -103,8 +112,14 @@ mod tests {
 
     #[test]
     fn a_wrong_pipeline_is_stalled_with_the_field_that_is_wrong() {
-        let status =
-            status(&PipelineStatus::default(), 1, &graph("$(params.x)"), &BTreeMap::new(), Timestamp::UNIX_EPOCH);
+        let status = status(
+            &PipelineStatus::default(),
+            1,
+            &graph("$(params.x)"),
+            &BTreeMap::new(),
+            Decision::default(),
+            Timestamp::UNIX_EPOCH,
+        );
         let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
         assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", "UnknownReference"));
         assert!(stalled.message.starts_with("spec.stages[0].container: "), "{}", stalled.message);
@@ -115,7 +130,7 @@ mod tests {
         let (_, newest) = run("new", "2026-02-01T00:00:00Z", "Succeeded");
         let prior = PipelineStatus { last_run: last_run(&newest), ..PipelineStatus::default() };
         let older = BTreeMap::from([run("old", "2026-01-01T00:00:00Z", "Running")]);
-        let status = status(&prior, 1, &graph("x"), &older, Timestamp::UNIX_EPOCH);
+        let status = status(&prior, 1, &graph("x"), &older, Decision::default(), Timestamp::UNIX_EPOCH);
         assert_eq!(status.last_run.unwrap().name, "new");
     }
 }

@@ -8,9 +8,11 @@ use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use trainyard_crds::condition::Reason;
+use trainyard_crds::labels;
 use trainyard_crds::v1alpha1::{
-    CachedFrom, PipelineRun, PipelineRunStatus, PipelineSpec, RerunStages, Resolved, StageStatus,
+    CachedFrom, Cause, PipelineRun, PipelineRunStatus, PipelineSpec, RerunStages, Resolved, StageStatus,
 };
+use trainyard_planner::retrain::run_key;
 use trainyard_planner::{SpecProblem, initial, params_digest, resolve_params, reuse};
 
 use super::RunError;
@@ -145,6 +147,9 @@ async fn first(
     if spec.store.is_none() {
         spec.store.clone_from(&context.settings.default_store);
     }
+    // What starts runs is no part of what a run is.
+    (spec.triggers, spec.concurrency, spec.retry_failed_revision) = (Vec::new(), None, None);
+    (spec.rerun_token, spec.suspend) = (None, None);
     let given = given_params(&writer, run, &spec).await?;
     let own = run.spec.rerun.is_some().then(|| given.clone());
     let mut frozen = match freeze(&spec, own, &given) {
@@ -215,7 +220,10 @@ async fn definition(
     }
     if let Some(reference) = &run.spec.pipeline_ref {
         return Ok(match writer.read_pipeline(namespace, &reference.name).await? {
-            Some(pipeline) => Ok((reference.name.clone(), pipeline.spec)),
+            Some(pipeline) => match superseded(run, &pipeline.spec) {
+                Some(message) => Err((Reason::Superseded, message)),
+                None => Ok((reference.name.clone(), pipeline.spec)),
+            },
             None => Err((
                 Reason::PipelineNotFound,
                 format!(
@@ -241,6 +249,14 @@ async fn definition(
             ),
         )),
     })
+}
+
+/// Why a run that a trigger started does not run: the Pipeline is not any more as it was when the run was meant.
+fn superseded(run: &PipelineRun, spec: &PipelineSpec) -> Option<String> {
+    let meant = run.annotations().get(labels::RUN_KEY)?;
+    let cause: Cause = serde_json::from_str(run.annotations().get(labels::CAUSE)?).ok()?;
+    (run_key(spec, &cause) != *meant)
+        .then(|| "the Pipeline was changed before the run began: another run takes its place".to_owned())
 }
 
 async fn read(writer: &Writer, namespace: &str, revision: &str) -> Result<Option<Revision>, RunError> {

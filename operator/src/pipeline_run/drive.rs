@@ -10,7 +10,7 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::sync::Notify;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::v1alpha1::{PipelineRun, PipelineRunStatus, StagePhase, StageStatus};
-use trainyard_planner::{Action, Note, Plan, Run, plan, refused};
+use trainyard_planner::{Action, Note, NoteKind, Plan, Run, plan, refused};
 
 use super::accept::{Accepted, accept};
 use super::build::Request;
@@ -102,8 +102,12 @@ async fn refuse(
     let written = Arc::new(Writer::new(context.client.clone()).patch_run_status(run, patch).await?);
     lock(memory).latest = Some(Arc::clone(&written));
     tracing::info!(reason = reason.as_str(), message, "the run cannot go on");
-    let note = Note { kind: trainyard_planner::NoteKind::Warning, reason: "Failed", message: message.to_owned() };
-    context.events.note(&*written, note);
+    let (kind, word) = match reason {
+        Reason::Superseded => (NoteKind::Normal, reason.as_str()),
+        _ => (NoteKind::Warning, "Failed"),
+    };
+    context.events.note(&*written, Note { kind, reason: word, message: message.to_owned() });
+    context.pipelines.send(ObjectRef::new(&status.pipeline).within(&run.namespace().unwrap_or_default())).ok();
     finish::finish(context, memory, &written).await
 }
 

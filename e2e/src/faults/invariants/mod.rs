@@ -15,6 +15,8 @@
 //! | I11 | planted secrets appear nowhere | `leftovers` |
 //! | I12 | no panic | `leftovers` |
 //!
+//! Of a run that its Pipeline starts R1 and R2 hold, too: see `triggers`.
+//!
 //! Of a training job I7 to I12 hold in the same way, and T1 to T8 in place of the others: see `job`.
 //!
 //! Beside these: an operator that ends by itself (`process`), a forged report that was believed (`forgery`), a Pod of others
@@ -28,6 +30,7 @@ mod limits;
 mod outcome;
 mod pods;
 mod status;
+mod triggers;
 #[cfg(test)]
 mod world;
 
@@ -44,7 +47,7 @@ use step_protocol::paths;
 /// Something that should never be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// `I1` to `I12`, `T1` to `T8`, `process`, `forgery`, `foreign`, or `end` for a case that came to none.
+    /// `I1` to `I12`, `R1`, `R2`, `T1` to `T8`, `process`, `forgery`, `foreign`, or `end` for a case that came to none.
     pub invariant: &'static str,
     /// What was seen.
     pub what: String,
@@ -111,6 +114,8 @@ pub fn check(evidence: Evidence<'_>) -> Vec<Violation> {
     found.extend(status::status_is_true(evidence));
     found.extend(outcome::as_without_a_fault(evidence));
     found.extend(pods::names_carry_their_hash(evidence));
+    found.extend(triggers::one_run_for_each_key(evidence));
+    found.extend(triggers::the_ledger_is_true(evidence));
     found.extend(pods::others_are_left_alone(evidence));
     found.extend(leftovers::nothing_is_left(evidence));
     found.extend(leftovers::secrets_are_kept(evidence));

@@ -224,7 +224,7 @@ pub(super) fn attempts_follow_each_other(evidence: Evidence<'_>) -> Vec<Violatio
         if version.change == Change::Added && attempt.number > 1 {
             let earlier: Vec<_> =
                 (1..attempt.number).map(|number| last.get(&Attempt { number, ..attempt.clone() }).copied()).collect();
-            if let Some(wrong) = refusal(evidence, &attempt, &earlier) {
+            if let Some(wrong) = refusal(evidence, &attempt, version, &earlier) {
                 let Attempt { stage, number, .. } = &attempt;
                 found.push(Violation::new("I3", format!("attempt {number} of stage {stage} began although {wrong}")));
             }
@@ -235,7 +235,12 @@ pub(super) fn attempts_follow_each_other(evidence: Evidence<'_>) -> Vec<Violatio
 }
 
 /// Why this attempt should not have begun, given the state of all before it.
-fn refusal(evidence: Evidence<'_>, attempt: &Attempt, earlier: &[Option<&Version>]) -> Option<String> {
+fn refusal(
+    evidence: Evidence<'_>,
+    attempt: &Attempt,
+    created: &Version,
+    earlier: &[Option<&Version>],
+) -> Option<String> {
     let (mut user, mut infra) = (0, 0);
     for (number, version) in (1..).zip(earlier) {
         let Some(version) = version else { return Some(format!("attempt {number} never was")) };
@@ -244,7 +249,7 @@ fn refusal(evidence: Evidence<'_>, attempt: &Attempt, earlier: &[Option<&Version
         }
         match cost(version) {
             // Who never saw that it succeeded repeats it; the repetition finds its record.
-            Cost::Nothing if was_missed(evidence, version) => infra += 1,
+            Cost::Nothing if was_missed(evidence, version) || was_forgotten(evidence, version, created) => infra += 1,
             Cost::Nothing => return Some(format!("attempt {number} had succeeded")),
             Cost::Fatal => return Some(format!("attempt {number} ended in a way that is never repeated")),
             Cost::User => user += 1,
@@ -256,6 +261,43 @@ fn refusal(evidence: Evidence<'_>, attempt: &Attempt, earlier: &[Option<&Version
         return Some(format!("{user} attempts had failed by its own fault, of which {retries} are repeated"));
     }
     (infra > INFRA_BUDGET).then(|| format!("{infra} attempts had failed by the infrastructure's fault"))
+}
+
+/// Whether a Pod succeeded and is gone, and the process that repeats it cannot have heard of that: it began when the runner had ended, so
+/// no report came to it, and no event and no answer showed it the success. A process before it may have known, and has taken it along:
+/// a success is kept by its commit record, and so it is not always on record at once.
+fn was_forgotten(evidence: Evidence<'_>, last: &Version, again: &Version) -> bool {
+    let entries = &evidence.history.entries;
+    let place = |wanted: &dyn Fn(&What) -> bool| entries.iter().position(|entry| wanted(&entry.what));
+    let create = entries.iter().enumerate().find_map(|(at, entry)| match &entry.what {
+        What::Request(request) if request.method == "POST" && request.body["metadata"]["name"] == again.name() => {
+            Some((at, request.process))
+        }
+        _ => None,
+    });
+    let Some((created, creator)) = create.filter(|_| last.change == Change::Deleted) else { return false };
+    let is_success =
+        |version: &Version| version.uid() == last.uid() && is_over(version) && matches!(cost(version), Cost::Nothing);
+    let began = place(&|what| matches!(what, What::Started(process) if *process == creator));
+    let ended = place(&|what| matches!(what, What::RunnerEnded { uid, .. } if uid == last.uid()));
+    let succeeded = place(&|what| matches!(what, What::Version(version) if is_success(version)));
+    let gone = place(
+        &|what| matches!(what, What::Version(version) if version.uid() == last.uid() && version.change == Change::Deleted),
+    );
+    let (Some(began), Some(ended), Some(succeeded), Some(gone)) = (began, ended, succeeded, gone) else { return false };
+    let What::Version(success) = &entries[succeeded].what else { return false };
+    let told = entries[..created].iter().any(|entry| match &entry.what {
+        What::Watched { process, object, .. } if *process == creator => {
+            let revision = object.strip_prefix(&format!("Pod {}@", last.name())).and_then(|text| text.parse().ok());
+            revision.is_some_and(|revision: u64| revision >= success.revision())
+        }
+        _ => false,
+    });
+    let read = entries[succeeded..gone.max(succeeded)].iter().any(|entry| match &entry.what {
+        What::Request(request) => request.process == creator && Kind::of_path(&request.path) == Some(Kind::Pod),
+        _ => false,
+    });
+    began > ended && !told && !read
 }
 
 /// Whether a Pod succeeded and was gone before the operator was shown or could read that it had: no event of its success reached the
@@ -407,6 +449,36 @@ mod tests {
         assert_eq!(repeated(true, false, false), 1);
         assert_eq!(repeated(false, true, false), 1);
         assert_eq!(repeated(false, false, true), 1);
+    }
+
+    #[test]
+    fn what_succeeded_and_is_gone_is_repeated_by_a_process_that_cannot_have_heard_of_it() {
+        let repeated = |late: bool, shown: bool, gone: bool| {
+            let mut world = World::before_the_end();
+            let ended = json!({"exitCode": 0, "message": "{\"commit\":\"x\"}"});
+            let runner =
+                What::RunnerEnded { pod: String::new(), uid: "uid-second-1".into(), code: 0, message: String::new() };
+            let began = What::Started(2);
+            let order = if late { [runner, began] } else { [began, runner] };
+            order.into_iter().for_each(|what| world.push(what));
+            let success = world.pod("second", 1, "uid-second-1", Change::Modified, "Succeeded", ended.clone());
+            let (name, version) = (success["metadata"]["name"].clone(), success["metadata"]["resourceVersion"].clone());
+            if shown {
+                let object = format!("Pod {}@{}", name.as_str().unwrap(), version.as_str().unwrap());
+                world.push(What::Watched { process: 2, event: "MODIFIED".into(), object });
+            }
+            if gone {
+                world.pod("second", 1, "uid-second-1", Change::Deleted, "Succeeded", ended);
+            }
+            let again = world.pod("second", 2, "uid-s2", Change::Added, "Pending", Value::Null).clone();
+            let (method, path) = ("POST".into(), "/api/v1/namespaces/n/pods".into());
+            world.push(What::Request(Request { process: 2, method, path, body: again, ..Request::default() }));
+            world.check().iter().filter(|violation| violation.invariant == "I3").count()
+        };
+        assert_eq!(repeated(true, false, true), 0);
+        assert_eq!(repeated(false, false, true), 1);
+        assert_eq!(repeated(true, true, true), 1);
+        assert_eq!(repeated(true, false, false), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::faults::fault::{Expected, Strike};
 use crate::faults::history::{Change, Entry, History, Kind, Reply, Request, Version, What};
 use crate::faults::store::Commit;
 use crate::faults::user::During;
-use crate::faults::workload::{Stage, Workload};
+use crate::faults::workload::{Stage, Starts, Workload};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -48,6 +48,7 @@ impl World {
                 trains: None,
                 early_reports: true,
                 bucket: false,
+                starts: Starts::Run,
                 during: None,
                 end: "Succeeded",
                 weight: 1,
@@ -173,6 +174,32 @@ impl World {
     /// The operator writes the Pipeline's status.
     pub fn pipeline(&mut self, status: Value) {
         self.version(Kind::Pipeline, Change::Modified, json!({"status": status}));
+    }
+
+    /// A good one whose run a trigger has started.
+    pub fn triggered() -> Self {
+        let mut world = Self::chain();
+        world.workload.starts = Starts::SpecChange;
+        let key = "a".repeat(64);
+        for entry in &mut world.history.entries {
+            if let What::Version(Version { kind: Kind::Run, object, .. }) = &mut entry.what {
+                object["metadata"]["annotations"]["trainyard.dev/run-key"] = key.clone().into();
+            }
+        }
+        world.ledger(json!([{"key": key, "run": "r", "phase": "Succeeded", "completed": "2026-01-01T00:00:00Z"}]));
+        world
+    }
+
+    /// The ledger in the Pipeline's status.
+    pub fn ledger(&mut self, entries: Value) {
+        self.pipeline(json!({"activeRuns": 0, "lastRun": {"phase": "Succeeded"}, "revisions": entries}));
+    }
+
+    /// Another run.
+    pub fn another_run(&mut self, uid: &str, key: &str) {
+        let mut run = self.last_run().clone();
+        (run["metadata"]["uid"], run["metadata"]["annotations"]["trainyard.dev/run-key"]) = (uid.into(), key.into());
+        self.version(Kind::Run, Change::Added, run);
     }
 
     /// A status with a row for each (stage, phase, attempt), and the sums of these.

@@ -15,10 +15,15 @@ use crate::status::{Conditions, human as human_duration};
 /// Ended attempts that a status remembers.
 pub(super) const REMEMBERED: usize = 10;
 
-/// The status of a job that has just been accepted.
+/// The status of a job that has just been accepted. It says that work is going on: one without conditions that names the generation would
+/// be done for kstatus.
 #[must_use]
 pub fn initial(resolved: ResolvedJob, generation: i64, now: Timestamp) -> TrainingJobStatus {
+    let mut conditions = Conditions::new(&[], generation, now);
+    conditions.set(ConditionType::Accepted, true, Reason::Valid.as_str(), "");
+    active(&mut conditions, JobPhase::Pending);
     TrainingJobStatus {
+        conditions: conditions.done(),
         observed_generation: generation,
         phase: Some(JobPhase::Pending),
         start_time: Some(Time(now)),
@@ -233,16 +238,21 @@ fn conditions(pass: &mut Pass<'_>, phase: JobPhase) {
             terminal(&mut conditions, false, reason, &pass.status.message);
         }
         JobPhase::Pending | JobPhase::Running | JobPhase::Restarting | JobPhase::Suspended => {
-            let suspended = phase == JobPhase::Suspended;
-            conditions.set(ConditionType::Finished, false, word, "");
-            conditions.set(ConditionType::Succeeded, false, word, "");
-            conditions.set(ConditionType::Suspended, suspended, word, "");
-            conditions.set(ConditionType::Reconciling, true, word, "");
-            conditions.set(ConditionType::Stalled, false, word, "");
-            conditions.set(ConditionType::Ready, false, word, "");
+            active(&mut conditions, phase);
         }
     }
     pass.status.conditions = conditions.done();
+}
+
+/// Of a job that goes on.
+fn active(conditions: &mut Conditions<'_>, phase: JobPhase) {
+    let word = phase.as_str();
+    conditions.set(ConditionType::Finished, false, word, "");
+    conditions.set(ConditionType::Succeeded, false, word, "");
+    conditions.set(ConditionType::Suspended, phase == JobPhase::Suspended, word, "");
+    conditions.set(ConditionType::Reconciling, true, word, "");
+    conditions.set(ConditionType::Stalled, false, word, "");
+    conditions.set(ConditionType::Ready, false, word, "");
 }
 
 fn terminal(conditions: &mut Conditions<'_>, good: bool, reason: &str, message: &str) {

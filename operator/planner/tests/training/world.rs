@@ -378,6 +378,7 @@ impl World {
 
     fn check_status(&self, after: &TrainingJobStatus) {
         assert!(!self.phase().is_terminal(), "a terminal status never changes");
+        assert!(self.condition("Reconciling"), "kstatus would take it for done");
         assert!(after.attempt >= self.status.attempt, "attempts only grow");
         assert!(after.restarts >= self.status.restarts && after.restarts <= self.status.restarts + 1);
         let ended = |status: &TrainingJobStatus| status.attempts.iter().map(|ended| ended.number).collect::<Vec<_>>();

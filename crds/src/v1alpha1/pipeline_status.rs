@@ -1,0 +1,189 @@
+//! What is known of a pipeline: whether it can run, what its triggers wait for, and the ledger of what they started.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{RunPhase, schema};
+
+/// What is known of a pipeline.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PipelineStatus {
+    /// The generation that this status is about; -1 until the operator has seen the pipeline.
+    #[serde(default = "schema::unobserved")]
+    pub observed_generation: i64,
+    /// Accepted, Ready, and Reconciling or Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// How many stages the pipeline has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stages: Option<u32>,
+    /// How many of its runs have not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_runs: Option<u32>,
+    /// The run that was created last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_run: Option<LastRun>,
+    /// When a schedule starts the next run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_run: Option<Time>,
+    /// The value of the annotation trainyard.dev/rerun-requested-at that was acted on last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun_requested_at: Option<String>,
+    /// Every trigger: what it did last, and why it does nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub triggers: Vec<TriggerStatus>,
+    /// The last runs that triggers started or decided not to start, the newest first. It outlives the runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["key"]))]
+    pub revisions: Vec<Revision>,
+}
+
+/// The run of a pipeline that was created last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastRun {
+    /// Its name.
+    pub name: String,
+    /// Its phase.
+    pub phase: RunPhase,
+    /// When it was created.
+    pub created: Time,
+}
+
+/// What a trigger did last, and why it does nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TriggerStatus {
+    /// Name of the trigger.
+    pub name: String,
+    /// The key that it acted on last: that of a run, whether it was started or not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub key: String,
+    /// When it started a run last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_fired: Option<Time>,
+    /// That run.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub run: String,
+    /// Of a schedule: its next instant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Time>,
+    /// Of a schedule: up to when its instants have been dealt with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub considered: Option<Time>,
+    /// Of a schedule: its cron and time zone as they were then.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub schedule: String,
+    /// One word: why it did not start a run.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// A sentence: why it did not start a run, and what to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// One entry of the ledger: a cause, and the one run that it starts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Revision {
+    /// SHA-256, as 64 hexadecimal digits, over the part of the spec that can change a result and the cause.
+    #[schemars(length(min = 64, max = 64))]
+    pub key: String,
+    /// Name of the run; it follows from pipeline, key and retries.
+    pub run: String,
+    /// How often it was repeated after a failure.
+    #[serde(default, skip_serializing_if = "schema::is_zero")]
+    pub retries: u32,
+    /// Name of the trigger; empty for a run that was asked for by annotation.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub trigger: String,
+    /// What started it.
+    pub cause: Cause,
+    /// Queued, Starting, Running, Succeeded, Failed, Cancelled, Superseded, Skipped or Deleted.
+    pub phase: RevisionPhase,
+    /// One word: why its run failed, or was not run.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// A sentence: why it waits, or was not run.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// When the trigger fired.
+    pub created: Time,
+    /// When the run ended, or was decided against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed: Option<Time>,
+}
+
+/// What started a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Cause {
+    /// The spec changed.
+    SpecChange {},
+    /// An instant of a schedule has come.
+    #[serde(rename_all = "camelCase")]
+    Schedule {
+        /// The instant.
+        instant: Time,
+    },
+    /// Somebody asked for it, by annotation.
+    #[serde(rename_all = "camelCase")]
+    Request {
+        /// The annotation's value.
+        value: String,
+    },
+}
+
+/// How far an entry of the ledger is. Queued: it waits for another run. Starting: its run is being created. Running. Succeeded, Failed
+/// or Cancelled: as its run ended. Superseded: a newer one ran instead. Skipped: another run was active. Deleted: somebody deleted the
+/// run before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum RevisionPhase {
+    /// It waits for another run.
+    Queued,
+    /// Its run is being created.
+    Starting,
+    /// Its run is active.
+    Running,
+    /// Its run ended well.
+    Succeeded,
+    /// Its run ended badly.
+    Failed,
+    /// Its run was cancelled.
+    Cancelled,
+    /// A newer one ran instead.
+    Superseded,
+    /// Another run was active.
+    Skipped,
+    /// Its run was deleted before its end.
+    Deleted,
+}
+
+impl RevisionPhase {
+    /// Whether nothing more will happen by itself.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        !matches!(self, Self::Queued | Self::Starting | Self::Running)
+    }
+
+    /// The word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "Queued",
+            Self::Starting => "Starting",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Cancelled => "Cancelled",
+            Self::Superseded => "Superseded",
+            Self::Skipped => "Skipped",
+            Self::Deleted => "Deleted",
+        }
+    }
+}

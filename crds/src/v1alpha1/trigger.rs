@@ -1,0 +1,99 @@
+//! What starts runs of a pipeline without hands.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::schema;
+
+/// Something that starts a run: a change of the pipeline, or the clock. Whatever it is, one cause starts one run, however often it is
+/// seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Trigger {
+    /// Name, unique in the pipeline: lower-case letters, digits and dashes, at most 40. Runs carry it as label trainyard.dev/trigger.
+    #[schemars(length(min = 1, max = 40), regex(pattern = schema::STAGE_NAME))]
+    pub name: String,
+    /// What starts the run.
+    #[serde(flatten)]
+    pub kind: TriggerKind,
+}
+
+/// What starts a run: exactly one of these is said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum TriggerKind {
+    /// One run for each change of this spec that can change a result; comments, labels, resources and the like are none.
+    SpecChange(SpecChange),
+    /// One run for each instant of a clock.
+    Schedule(Schedule),
+}
+
+/// One run for each change of the spec.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SpecChange {}
+
+/// One run for each instant of a clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.catchUpLimit) || (has(self.missedRuns) && self.missedRuns == 'CatchUp')")
+        .message("catchUpLimit goes with missedRuns: CatchUp").field_path(".catchUpLimit")
+)]
+pub struct Schedule {
+    /// Minute, hour, day of the month, month and day of the week, as in crontab, such as "0 3 * * 1-5". A time that a change of the
+    /// clocks leaves out comes right after it; one that comes twice counts once, but for an hour or minute that is * or */N.
+    #[schemars(length(min = 9, max = 128))]
+    pub cron: String,
+    /// Name of the time zone, such as Europe/Berlin. Absent means UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub time_zone: Option<String>,
+    /// What becomes of instants that passed while nobody looked: Skip, RunOnce (the default: the last of them) or CatchUp (each of
+    /// the last catchUpLimit).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed_runs: Option<MissedRuns>,
+    /// How many missed instants are made up for. Absent means 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10))]
+    pub catch_up_limit: Option<u32>,
+}
+
+/// What becomes of instants that passed while nobody looked: Skip, RunOnce (the default) or CatchUp.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MissedRuns {
+    /// They start nothing.
+    Skip,
+    /// The last of them starts a run.
+    #[default]
+    RunOnce,
+    /// Each of the last ones starts a run, the oldest first.
+    CatchUp,
+}
+
+/// What becomes of a run that is due while another one that a trigger started is active: Allow (both go on), Forbid (it is left out),
+/// Replace (the active one is cancelled first), QueueLatest (the default: it waits; of those that wait the newest runs). Runs that
+/// people create are not counted and never touched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Concurrency {
+    /// Both go on.
+    Allow,
+    /// What is due is left out. A change of the spec waits instead: what the spec says last will run.
+    Forbid,
+    /// The active run is cancelled, and when it has ended the new one starts.
+    Replace,
+    /// It waits for the end of the active one. Of those that wait the newest runs, and the others are recorded as Superseded.
+    #[default]
+    QueueLatest,
+}
+
+/// Whether a run of a trigger that failed is followed by another one of the same revision: Never (the default) or Backoff.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RetryFailedRevision {
+    /// Only a change of the spec, another rerunToken or the annotation trainyard.dev/rerun-requested-at starts it again.
+    #[default]
+    Never,
+    /// After a minute, then after ever twice as long up to an hour, at most five times.
+    Backoff,
+}

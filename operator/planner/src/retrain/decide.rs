@@ -1,0 +1,330 @@
+//! What is to be done for a Pipeline's triggers now.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use trainyard_crds::condition::Reason;
+use trainyard_crds::names;
+use trainyard_crds::v1alpha1::{
+    Cause, Concurrency, PipelineSpec, PipelineStatus, RetryFailedRevision, Revision, RevisionPhase, RunPhase,
+    TriggerStatus,
+};
+
+use super::key::run_key;
+use super::ledger::{Ledger, end};
+use super::triggers::{ask, quiet, say};
+
+/// Most repetitions of a revision that fails.
+const RETRIES: u32 = 5;
+/// Wait before the first of them, in seconds; each next one takes twice as long.
+const FIRST_WAIT: i64 = 60;
+/// Longest such wait, in seconds.
+const LONGEST_WAIT: i64 = 3600;
+
+/// Characters of a request that count.
+const REQUEST: usize = 128;
+
+/// What is known of a Pipeline.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its spec.
+    pub spec: &'a PipelineSpec,
+    /// Its status as it was read.
+    pub status: &'a PipelineStatus,
+    /// The value of its annotation `trainyard.dev/rerun-requested-at`.
+    pub request: Option<&'a str>,
+    /// Whether a run of this spec would be accepted.
+    pub runnable: bool,
+    /// Runs of ledger entries, by name, as far as they were looked for.
+    pub runs: &'a BTreeMap<String, SeenRun>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// A run that an entry of the ledger names.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SeenRun {
+    /// It carries the entry's key.
+    Ours {
+        /// Its phase.
+        phase: RunPhase,
+        /// Its reason.
+        reason: String,
+        /// Its message, if it did not end well.
+        message: String,
+        /// When it ended.
+        completed: Option<Timestamp>,
+    },
+    /// It has the name, and not the key.
+    Foreign,
+    /// There is none.
+    Missing,
+}
+
+/// A run that is to be created.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewRun {
+    /// Its name.
+    pub name: String,
+    /// The key of its revision.
+    pub key: String,
+    /// The trigger; empty for a request.
+    pub trigger: String,
+    /// What started it.
+    pub cause: Cause,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    /// `status.triggers`.
+    pub triggers: Vec<TriggerStatus>,
+    /// `status.revisions`.
+    pub revisions: Vec<Revision>,
+    /// `status.rerunRequestedAt`.
+    pub request: Option<String>,
+    /// `status.nextRun`.
+    pub next_run: Option<Timestamp>,
+    /// Active runs that give way to a newer one.
+    pub cancel: Vec<String>,
+    /// When there may be something to do again.
+    pub wake: Option<Timestamp>,
+}
+
+/// What is to be done for a Pipeline's triggers now.
+#[must_use]
+pub fn decide(seen: &Seen<'_>) -> Decision {
+    let mut ledger = Ledger::new(seen);
+    let suspended = seen.spec.suspend.unwrap_or(false);
+    let mut decision = Decision { request: seen.status.rerun_requested_at.clone(), ..Decision::default() };
+    renew(seen, &mut ledger);
+    if seen.runnable && !suspended {
+        decision.wake = retry(seen, &mut ledger);
+        request(seen, &mut ledger, &mut decision);
+    }
+    for trigger in &seen.spec.triggers {
+        let prior = seen.status.triggers.iter().find(|status| status.name == trigger.name);
+        let wish = ask(seen.spec, trigger, prior, (suspended, seen.now));
+        decision.next_run = earlier(decision.next_run, wish.next);
+        let mut status = wish.status;
+        if !seen.runnable {
+            // Nothing is considered: when the spec is in order, all this is asked again.
+            status.considered = prior.and_then(|prior| prior.considered.clone()).or(status.considered);
+        } else if !wish.causes.is_empty() {
+            let kept = status.considered.clone();
+            for cause in wish.causes {
+                if !fire(seen, &mut ledger, &mut status, cause) {
+                    status.considered = prior.and_then(|prior| prior.considered.clone()).or(kept);
+                    break;
+                }
+            }
+        }
+        decision.triggers.push(status);
+    }
+    if !suspended {
+        decision.cancel = start(seen, &mut ledger);
+    }
+    decision.wake = earlier(decision.wake, decision.next_run);
+    decision.revisions = ledger.done();
+    decision
+}
+
+/// The runs that a status says to create. It must be on record: what is created twice has one name, and what has ended is not here.
+#[must_use]
+pub fn creates(revisions: &[Revision], runs: &BTreeMap<String, SeenRun>) -> Vec<NewRun> {
+    let there = |run: &str| runs.get(run).is_some_and(|seen| *seen != SeenRun::Missing);
+    revisions
+        .iter()
+        .rev()
+        .filter(|entry| entry.phase == RevisionPhase::Starting && !there(&entry.run))
+        .map(|entry| NewRun {
+            name: entry.run.clone(),
+            key: entry.key.clone(),
+            trigger: entry.trigger.clone(),
+            cause: entry.cause.clone(),
+        })
+        .collect()
+}
+
+fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    a.into_iter().chain(b).min()
+}
+
+/// A new entry for a cause.
+fn entry(seen: &Seen<'_>, trigger: &str, cause: Cause) -> Revision {
+    let key = run_key(seen.spec, &cause);
+    Revision {
+        run: names::triggered_run(seen.name, &key, 0),
+        key,
+        retries: 0,
+        trigger: trigger.to_owned(),
+        cause,
+        phase: RevisionPhase::Queued,
+        reason: String::new(),
+        message: String::new(),
+        created: Time(seen.now),
+        completed: None,
+    }
+}
+
+/// What waits is started by the spec as it is, not as it was when it was put there.
+fn renew(seen: &Seen<'_>, ledger: &mut Ledger) {
+    let stale: Vec<Revision> = ledger
+        .entries
+        .iter()
+        .filter(|entry| match entry.phase {
+            RevisionPhase::Queued => entry.key != run_key(seen.spec, &entry.cause),
+            // Its run found another spec than it was started for, and did nothing.
+            RevisionPhase::Superseded => {
+                entry.cause != Cause::SpecChange {}
+                    && ledger.of_cause(&entry.cause).is_some_and(|newest| newest.key == entry.key)
+                    && seen.status.revisions.iter().any(|known| known.key == entry.key && !known.phase.is_terminal())
+            }
+            _ => false,
+        })
+        .cloned()
+        .collect();
+    for old in stale.into_iter().rev() {
+        if old.cause == (Cause::SpecChange {}) {
+            let known = ledger.entries.iter_mut().filter(|entry| entry.key == old.key);
+            known.for_each(|entry| end(entry, RevisionPhase::Superseded, ("", "the spec was changed again"), seen.now));
+            continue;
+        }
+        if old.phase == RevisionPhase::Queued {
+            ledger.entries.retain(|entry| entry.key != old.key);
+        }
+        let new = entry(seen, &old.trigger, old.cause);
+        if ledger.get(&new.key).is_none() {
+            ledger.put(new);
+        }
+    }
+}
+
+/// Has revisions that failed run again, as far as the spec asks for it. Returns when the next one is due.
+fn retry(seen: &Seen<'_>, ledger: &mut Ledger) -> Option<Timestamp> {
+    if seen.spec.retry_failed_revision.unwrap_or_default() == RetryFailedRevision::Never {
+        return None;
+    }
+    // Only the newest of a trigger: what came later has taken the place of the others.
+    let newest = ledger.entries.first_mut()?;
+    let current = newest.key == run_key(seen.spec, &newest.cause);
+    if newest.phase != RevisionPhase::Failed || !current || newest.retries >= RETRIES {
+        return None;
+    }
+    let wait = (FIRST_WAIT << newest.retries).min(LONGEST_WAIT);
+    let due = newest.completed.as_ref()?.0.checked_add(SignedDuration::from_secs(wait)).ok()?;
+    if due > seen.now {
+        return Some(due);
+    }
+    newest.retries += 1;
+    newest.run = names::triggered_run(seen.name, &newest.key, newest.retries);
+    newest.phase = RevisionPhase::Queued;
+    newest.reason.clear();
+    newest.message.clear();
+    newest.completed = None;
+    None
+}
+
+/// Takes in a request by annotation.
+fn request(seen: &Seen<'_>, ledger: &mut Ledger, decision: &mut Decision) {
+    let Some(value) = seen.request.filter(|value| !value.is_empty()) else { return };
+    let value = value.char_indices().nth(REQUEST).map_or(value, |(end, _)| &value[..end]);
+    if seen.status.rerun_requested_at.as_deref() == Some(value) || !ledger.has_room() {
+        return;
+    }
+    decision.request = Some(value.to_owned());
+    let new = entry(seen, "", Cause::Request { value: value.to_owned() });
+    if ledger.of_cause(&new.cause).is_none() {
+        ledger.put(new);
+    }
+}
+
+/// Puts what a trigger wants to start into the ledger, unless it is there. Returns whether that is settled.
+fn fire(seen: &Seen<'_>, ledger: &mut Ledger, status: &mut TriggerStatus, cause: Cause) -> bool {
+    let by_spec = cause == Cause::SpecChange {};
+    let new = entry(seen, &status.name, cause);
+    let known = if by_spec { ledger.get(&new.key) } else { ledger.of_cause(&new.cause) };
+    match known.map(|known| (known.phase, known.run.clone())) {
+        Some((RevisionPhase::Queued | RevisionPhase::Starting | RevisionPhase::Running, _)) => {
+            status.key = new.key;
+            return true;
+        }
+        // What was not run because of another one is run now that it is wanted again.
+        Some((RevisionPhase::Superseded | RevisionPhase::Skipped, _)) if by_spec => {}
+        Some((phase, run)) => {
+            status.key = new.key;
+            let message = match phase {
+                RevisionPhase::Succeeded => {
+                    format!("this revision has succeeded as run {run}: nothing is left to train")
+                }
+                _ => format!(
+                    "this revision has ended as {} with run {run}: change the spec, or set another rerunToken to run it again",
+                    phase.as_str()
+                ),
+            };
+            say(status, Reason::AlreadyRun, message);
+            return true;
+        }
+        None => {}
+    }
+    let busy = ledger.entries.iter().any(|entry| !entry.phase.is_terminal());
+    let forbidden = busy && seen.spec.concurrency.unwrap_or_default() == Concurrency::Forbid;
+    if !ledger.has_room() || (forbidden && by_spec) {
+        say(status, Reason::PipelineBusy, "another run of a trigger is active: this one starts when that has ended");
+        return false;
+    }
+    status.key.clone_from(&new.key);
+    if forbidden {
+        let mut skipped = new;
+        let message = "another run of a trigger was active, and concurrency is Forbid";
+        end(&mut skipped, RevisionPhase::Skipped, ("", message), seen.now);
+        say(status, Reason::Skipped, skipped.message.clone());
+        ledger.put(skipped);
+        return true;
+    }
+    quiet(status);
+    status.last_fired = Some(Time(seen.now));
+    status.run.clone_from(&new.run);
+    ledger.put(new);
+    true
+}
+
+/// Lets what waits start, as far as other runs let it. Returns the runs that must go first.
+fn start(seen: &Seen<'_>, ledger: &mut Ledger) -> Vec<String> {
+    let policy = seen.spec.concurrency.unwrap_or_default();
+    let active: Vec<String> = ledger.active().map(|entry| entry.run.clone()).collect();
+    let now = seen.now;
+    let mut queued = ledger.queued();
+    let newest = queued.pop();
+    let starts = |entry: &mut Revision| {
+        entry.phase = RevisionPhase::Starting;
+        entry.message.clear();
+    };
+    match policy {
+        Concurrency::Allow => queued.into_iter().chain(newest).for_each(starts),
+        Concurrency::Forbid => {
+            if let Some(oldest) = queued.into_iter().chain(newest).next()
+                && active.is_empty()
+            {
+                starts(oldest);
+            }
+        }
+        Concurrency::QueueLatest | Concurrency::Replace => {
+            let Some(newest) = newest else { return Vec::new() };
+            let words = format!("run {} is newer and took its place", newest.run);
+            queued.into_iter().for_each(|entry| end(entry, RevisionPhase::Superseded, ("", words.clone()), now));
+            if active.is_empty() {
+                starts(newest);
+                return Vec::new();
+            }
+            newest.message = format!("waits for the end of {}", active.join(", "));
+            if policy == Concurrency::Replace {
+                return active;
+            }
+        }
+    }
+    Vec::new()
+}

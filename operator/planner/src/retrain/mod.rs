@@ -1,0 +1,16 @@
+//! Which runs a Pipeline's triggers start: a function of its spec, its status, its runs and the time.
+//!
+//! The ledger in `status.revisions` is the only memory, and it is written before what depends on it: a run is created only for an
+//! entry that was read back as `Starting`. Its name follows from the entry's key, so whoever creates it again meets it. An entry that
+//! has ended is never started again, and it outlives its run.
+
+mod decide;
+mod instants;
+mod key;
+mod ledger;
+mod triggers;
+
+pub use decide::{Decision, NewRun, Seen, SeenRun, creates, decide};
+pub use key::run_key;
+pub use ledger::unsettled;
+pub use triggers::check;

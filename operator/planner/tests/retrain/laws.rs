@@ -1,0 +1,102 @@
+//! Whatever happens in whatever order, and wherever the operator stops: one cause, one training.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::json;
+use trainyard_crds::v1alpha1::{Cause, RunPhase};
+
+use crate::world::{World, rate};
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Edit(u8),
+    Request(u8),
+    Pass(u16),
+    Write,
+    Create,
+    /// A second process creates what the status said some time ago.
+    Zombie,
+    Accept,
+    End(bool),
+    Suspend(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (0u8..3).prop_map(Step::Edit),
+        1 => (0u8..2).prop_map(Step::Request),
+        2 => (1u16..4000).prop_map(Step::Pass),
+        6 => Just(Step::Write),
+        4 => Just(Step::Create),
+        1 => Just(Step::Zombie),
+        3 => Just(Step::Accept),
+        2 => any::<bool>().prop_map(Step::End),
+        1 => any::<bool>().prop_map(Step::Suspend),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn one_cause_is_one_training_wherever_the_operator_stops(
+        steps in prop::collection::vec(step(), 1..80),
+        policy in prop::sample::select(vec!["Allow", "Forbid", "Replace", "QueueLatest"]),
+    ) {
+        let mut world = World::new(json!({"concurrency": policy, "triggers": [
+            {"name": "git", "specChange": {}},
+            {"name": "hourly", "schedule": {"cron": "0 * * * *", "missedRuns": "CatchUp", "catchUpLimit": 2}},
+        ]}));
+        let mut old = Vec::new();
+        for step in steps {
+            match step {
+                Step::Edit(value) => rate(&mut world.spec, f64::from(value)),
+                Step::Request(value) => world.request = Some(value.to_string()),
+                Step::Pass(seconds) => world.pass(i64::from(seconds)),
+                Step::Write => {
+                    world.write();
+                    old.extend(world.to_create());
+                }
+                Step::Create => {
+                    for new in world.to_create() {
+                        world.create(new);
+                    }
+                }
+                Step::Zombie => {
+                    for new in old.drain(..) {
+                        world.create(new);
+                    }
+                }
+                Step::Accept => world.accept(),
+                Step::End(well) => world.end(if well { RunPhase::Succeeded } else { RunPhase::Failed }),
+                Step::Suspend(value) => world.spec.suspend = Some(value),
+            }
+        }
+        // In the end all that is left to do is done.
+        world.spec.suspend = None;
+        for _ in 0..8 {
+            world.settle();
+            world.end(RunPhase::Succeeded);
+        }
+        world.settle();
+
+        let mut by_cause: BTreeMap<String, usize> = BTreeMap::new();
+        for (name, cause) in &world.trained {
+            // A spec is a cause of its own, and so its key.
+            let cause = match cause {
+                Cause::SpecChange {} => name.clone(),
+                cause => serde_json::to_string(cause).unwrap(),
+            };
+            *by_cause.entry(cause).or_default() += 1;
+        }
+        prop_assert!(by_cause.values().all(|count| *count == 1), "{by_cause:?}");
+        // The spec as it is has been run, or its run did not end well.
+        let current = world.trigger("git").key.clone();
+        let entry = world.status.revisions.iter().find(|entry| entry.key == current);
+        prop_assert!(entry.is_none_or(|entry| entry.phase.is_terminal()), "{entry:?}");
+        prop_assert_eq!(&current, &trainyard_planner::retrain::run_key(&world.spec, &Cause::SpecChange {}));
+        prop_assert!(world.status.revisions.len() <= 20);
+        prop_assert!(world.status.revisions.iter().all(|entry| entry.phase.is_terminal()));
+    }
+}

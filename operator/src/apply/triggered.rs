@@ -1,0 +1,69 @@
+//! Writes of runs that triggers start and stop.
+
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use trainyard_crds::condition::Reason;
+use trainyard_crds::labels;
+use trainyard_crds::v1alpha1::PipelineRun;
+
+use super::{WriteError, Writer, later};
+use crate::mutant;
+use crate::seen::Seen;
+
+/// What became of the create of a run.
+#[derive(Debug)]
+pub(crate) enum CreatedRun {
+    /// It was created now.
+    New,
+    /// There is one of its name: whose it is the next look finds out.
+    Exists,
+    /// It is not taken now, for this reason, which is none of the run's own.
+    Later(Reason, String),
+    /// The API server will never take it.
+    Refused(String),
+}
+
+impl Writer {
+    /// Creates a run whose name follows from what started it, so that a repeated create meets itself.
+    pub(crate) async fn create_run(&self, run: &PipelineRun) -> Result<CreatedRun, WriteError> {
+        let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
+        let object = || format!("PipelineRun {namespace}/{name}");
+        let api: Api<PipelineRun> = Api::namespaced(self.client.clone(), &namespace);
+        let parameters = PostParams { field_manager: Some(labels::MANAGER.into()), ..PostParams::default() };
+        let generated = mutant::is("run-by-a-new-name").then(|| {
+            let mut run = run.clone();
+            run.metadata.generate_name = run.metadata.name.take().map(|name| name + "-");
+            run
+        });
+        let error = match api.create(&parameters, generated.as_ref().unwrap_or(run)).await {
+            Ok(_) => return Ok(CreatedRun::New),
+            Err(error) => error,
+        };
+        let kube::Error::Api(status) = &error else { return Err(WriteError::api("create", object(), error)) };
+        match status.code {
+            409 if status.reason == "AlreadyExists" => Ok(CreatedRun::Exists),
+            403 if status.message.contains("is being terminated") => {
+                Err(WriteError::Gone(format!("Namespace {namespace}")))
+            }
+            400 | 403 | 404 | 413 | 422 => Ok(match later(status.code, &status.message) {
+                Some(reason) => CreatedRun::Later(reason, status.message.clone()),
+                None => CreatedRun::Refused(status.message.clone()),
+            }),
+            _ => Err(WriteError::api("create", object(), error)),
+        }
+    }
+
+    /// Cancels a run, if it is still the one with this UID: its stages are stopped, and `finally` runs.
+    pub(crate) async fn cancel_run(&self, run: &PipelineRun) -> Result<(), WriteError> {
+        let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
+        let api: Api<Seen<PipelineRun>> = Api::namespaced(self.client.clone(), &namespace);
+        let patch = json!({ "metadata": { "uid": run.uid() }, "spec": { "state": "Cancelled" } });
+        match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => self.unless_replaced(run).await,
+            Err(error) => Err(WriteError::api("cancel", format!("PipelineRun {namespace}/{name}"), error)),
+        }
+    }
+}
