@@ -278,7 +278,8 @@ fn chosen(names: Vec<String>) -> Result<Vec<String>, image::Error> {
 /// Runs a command with the pinned tools first on its `PATH`.
 fn with_tools(command: &[OsString]) -> Outcome {
     let directories = Directories::from_env();
-    let mut path = vec![Product::Kubernetes.ensure(&directories)?, Product::Helm.ensure(&directories)?];
+    let products = [Product::Kubernetes, Product::Helm, Product::CliUtils];
+    let mut path = products.into_iter().map(|product| product.ensure(&directories)).collect::<Result<Vec<_>, _>>()?;
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let path = std::env::join_paths(path)?;
     through(command, |program| {
