@@ -141,11 +141,24 @@ async fn look(pipeline: &Guarded, context: &Context) -> Result<Action, WriteErro
         context.memory.recorded(&namespace, &pipeline.name_any(), last);
     }
     start(context, &writer, pipeline, &judged, written).await?;
-    if pipeline.spec.triggers.is_empty() && judged.wake.is_none() {
-        return Ok(Action::await_change());
+    Ok(next_look(pipeline, &judged.status, judged.wake, Timestamp::now())
+        .map_or_else(Action::await_change, Action::requeue))
+}
+
+/// When a Pipeline is looked at again although nothing tells of it: one with triggers for its clocks, and one whose ledger has an entry
+/// that has not ended for a create that was not taken, or a run that left the watch.
+fn next_look(
+    pipeline: &Pipeline,
+    status: &PipelineStatus,
+    wake: Option<Timestamp>,
+    now: Timestamp,
+) -> Option<Duration> {
+    let goes_on = status.revisions.iter().any(|entry| !entry.phase.is_terminal());
+    if pipeline.spec.triggers.is_empty() && wake.is_none() && !goes_on {
+        return None;
     }
-    let wake = judged.wake.map(|wake| Duration::try_from(wake.duration_since(Timestamp::now())).unwrap_or_default());
-    Ok(Action::requeue(wake.unwrap_or(LIVENESS).min(LIVENESS) + Duration::from_millis(1)))
+    let wake = wake.map(|wake| Duration::try_from(wake.duration_since(now)).unwrap_or_default());
+    Some(wake.unwrap_or(LIVENESS).min(LIVENESS) + Duration::from_millis(1))
 }
 
 fn same(live: &Pipeline, pipeline: &Pipeline) -> bool {
@@ -265,6 +278,24 @@ fn is_of(run: &PipelineRun, pipeline: &str) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_run_that_was_asked_for_and_could_not_be_created_is_tried_again_without_any_trigger() {
+        let pipeline: Pipeline = serde_json::from_value(json!({"apiVersion": "trainyard.dev/v1alpha1", "kind": "Pipeline",
+            "metadata": {"name": "iris"}, "spec": {"stages": [{"name": "a", "container": {"image": "i", "command": ["c"]}}]}}))
+        .unwrap();
+        let look = |phase: Option<&str>| {
+            let entry = |phase: &str| json!({"key": "k", "run": "r", "cause": {"request": {"value": "v"}}, "phase": phase, "created": "2026-01-01T00:00:00Z"});
+            let revisions: Vec<_> = phase.into_iter().map(entry).collect();
+            let status = serde_json::from_value(json!({"observedGeneration": 1, "revisions": revisions})).unwrap();
+            next_look(&pipeline, &status, None, Timestamp::UNIX_EPOCH)
+        };
+        assert_eq!(look(None), None);
+        assert_eq!(look(Some("Succeeded")), None);
+        for phase in ["Queued", "Starting", "Running"] {
+            assert!(look(Some(phase)).is_some_and(|wait| wait <= LIVENESS + Duration::from_millis(1)), "{phase}");
+        }
+    }
 
     #[test]
     fn a_run_with_a_pipeline_of_its_own_is_of_no_pipeline_of_its_name() {

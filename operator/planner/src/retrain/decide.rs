@@ -208,7 +208,7 @@ fn retry(seen: &Seen<'_>, ledger: &mut Ledger) -> Option<Timestamp> {
     if seen.spec.retry_failed_revision.unwrap_or_default() == RetryFailedRevision::Never {
         return None;
     }
-    // Only the newest of a trigger: what came later has taken the place of the others.
+    // Only the newest entry: what came later has taken the place of the others.
     let newest = ledger.entries.first_mut()?;
     let current = newest.key == run_key(seen.spec, &newest.cause);
     if newest.phase != RevisionPhase::Failed || !current || newest.retries >= RETRIES {
