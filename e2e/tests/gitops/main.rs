@@ -67,6 +67,14 @@ fn argo(object: &Value) -> (String, String) {
 }
 
 #[test]
+fn argo_cd_gets_one_text_for_all_kinds() {
+    let texts = yaml("deploy/argocd/argocd-cm.yaml");
+    let texts: BTreeSet<&str> =
+        texts["data"].as_object().unwrap().values().map(|text| text.as_str().unwrap()).collect();
+    assert_eq!(texts.len(), 1);
+}
+
+#[test]
 fn argo_cd_sees_every_phase_as_it_is() {
     for (name, expected, _) in VERDICTS {
         let object = object(name);
