@@ -3,9 +3,10 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 E2E := cargo run --quiet --package trainyard-e2e --
 CACHE := $(or $(TRAINYARD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trainyard)
-# What was compiled outlives a checkout where checkouts come and go.
+# What was compiled outlives a checkout where checkouts come and go; what is kept between two edits does not help there.
 ifdef CI
 export CARGO_TARGET_DIR ?= $(CACHE)/target
+export CARGO_INCREMENTAL ?= 0
 endif
 CARGO_DENY := $(CACHE)/tools/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2

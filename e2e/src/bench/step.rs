@@ -103,6 +103,8 @@ impl Step<'_> {
             report: None,
             rank: None,
             checkpoint: None,
+            publish: None,
+            ledger: None,
         };
         let mut command = Command::new(runner);
         command.arg("run").env_clear().envs(spec.to_env()?).envs(place.credentials.iter().cloned());

@@ -135,6 +135,8 @@ pub fn step_spec(
         report: context.report_url.map(|url| ReportSpec { url: url.to_owned() }),
         rank: None,
         checkpoint: None,
+        publish: None,
+        ledger: None,
     })
 }
 

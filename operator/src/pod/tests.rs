@@ -72,6 +72,8 @@ fn plain() -> World {
             report: None,
             rank: None,
             checkpoint: None,
+            publish: None,
+            ledger: None,
         },
         store: store(json!({"uri": "s3://iris/trainyard"})),
         code: None,

@@ -45,11 +45,13 @@ pub enum Outcome {
     Stalled,
     /// Not all ranks of a training came together within the job's `startTimeout`.
     GangTimeout,
+    /// Another run has taken the revision that this one was started for: it would be trained twice.
+    AlreadyRun,
 }
 
 impl Outcome {
     /// Every outcome, in the order of the exit codes.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Succeeded,
         Self::UserError,
         Self::OOMKilled,
@@ -69,9 +71,10 @@ impl Outcome {
         Self::RunnerError,
         Self::Stalled,
         Self::GangTimeout,
+        Self::AlreadyRun,
     ];
 
-    /// The runner's exit code: 0 only for a committed stage, 64 to 81 otherwise (137, 139 and 143 stay the kernel's).
+    /// The runner's exit code: 0 only for a committed stage, 64 to 82 otherwise (137, 139 and 143 stay the kernel's).
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
@@ -94,6 +97,7 @@ impl Outcome {
             Self::RunnerError => 79,
             Self::Stalled => 80,
             Self::GangTimeout => 81,
+            Self::AlreadyRun => 82,
         }
     }
 
@@ -126,6 +130,7 @@ impl Outcome {
             Self::RunnerError => "RunnerError",
             Self::Stalled => "Stalled",
             Self::GangTimeout => "GangTimeout",
+            Self::AlreadyRun => "AlreadyRun",
         }
     }
 }

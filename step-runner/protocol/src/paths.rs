@@ -4,7 +4,13 @@
 //! store   <store>/<namespace>/<pipeline>/<run>.<run UID>/<stage>/COMMIT
 //!                                                       /<attempt>/<output>/manifest.json, and the files or packs of them
 //!                                                       /<attempt>/log.txt, metrics.jsonl
+//!         <store>/<namespace>/<pipeline>/models/<model>/<version>/model.json
+//!                                                      /promotions/<sequence>.json
+//!                                                      /champion.json, previous.json
+//!         <store>/<namespace>/<pipeline>/ledger/<run key>-<retries>.json
 //! ```
+//!
+//! A run's directory has a dot in its name and the others have none.
 
 /// The root of everything that user code reads and writes, in a Pod.
 pub const ROOT: &str = "/trainyard";
@@ -47,6 +53,8 @@ pub const HOSTFILE: &str = "hostfile";
 
 /// Container variable with the [`crate::StepSpec`] as JSON; continued in `TRAINYARD_SPEC_1`, `TRAINYARD_SPEC_2`, ...
 pub const ENV_SPEC: &str = "TRAINYARD_SPEC";
+/// Container variable with the [`crate::TaskSpec`] as JSON, of a Pod that is no stage's.
+pub const ENV_TASK: &str = "TRAINYARD_TASK";
 /// Most bytes of the spec in one variable: Linux allows 128 KiB for one environment string.
 pub const ENV_SPEC_CHUNK: usize = 96 * 1024;
 /// Container variable with the attempt's report key (hex), never seen by the child.
@@ -68,6 +76,19 @@ pub const MANIFEST: &str = "manifest.json";
 /// File name of the kept log below the attempt's prefix.
 pub const LOG: &str = "log.txt";
 
+/// Directory of a pipeline's models, below its prefix.
+pub const MODELS: &str = "models";
+/// File name of a version's record.
+pub const MODEL: &str = "model.json";
+/// Directory of a model's promotions.
+pub const PROMOTIONS: &str = "promotions";
+/// File name of the alias of the version that was promoted last, below its model's prefix.
+pub const CHAMPION: &str = "champion.json";
+/// File name of the alias of the version that was champion before it.
+pub const PREVIOUS: &str = "previous.json";
+/// Directory of a pipeline's revisions that were taken, below its prefix.
+pub const LEDGER: &str = "ledger";
+
 /// A name as a part of an environment variable: upper-cased, every `-` and `.` a `_`.
 ///
 /// ```
@@ -88,6 +109,44 @@ pub fn stage_prefix(namespace: &str, pipeline: &str, run: &str, run_uid: &str, s
 #[must_use]
 pub fn commit_key(stage_prefix: &str) -> String {
     format!("{stage_prefix}/{COMMIT}")
+}
+
+/// `<namespace>/<pipeline>`: the prefix of everything that belongs to a pipeline.
+#[must_use]
+pub fn pipeline_prefix(namespace: &str, pipeline: &str) -> String {
+    format!("{namespace}/{pipeline}")
+}
+
+/// The prefix of a model of a pipeline: its versions, promotions and aliases.
+#[must_use]
+pub fn model_prefix(namespace: &str, pipeline: &str, model: &str) -> String {
+    format!("{namespace}/{pipeline}/{MODELS}/{model}")
+}
+
+/// The key of a version's record below its model's prefix.
+///
+/// ```
+/// assert_eq!(step_protocol::paths::version_key("team/iris/models/iris", 3), "team/iris/models/iris/3/model.json");
+/// ```
+#[must_use]
+pub fn version_key(model_prefix: &str, version: u64) -> String {
+    format!("{model_prefix}/{version}/{MODEL}")
+}
+
+/// The key of a promotion's record below its model's prefix; their order is that of their numbers.
+///
+/// ```
+/// assert_eq!(step_protocol::paths::promotion_key("team/iris/models/iris", 7), "team/iris/models/iris/promotions/00000007.json");
+/// ```
+#[must_use]
+pub fn promotion_key(model_prefix: &str, sequence: u64) -> String {
+    format!("{model_prefix}/{PROMOTIONS}/{sequence:08}.json")
+}
+
+/// The key of the record that says which run has taken a revision: the run's key, and how often it was repeated after a failure.
+#[must_use]
+pub fn ledger_key(namespace: &str, pipeline: &str, run_key: &str, retries: u32) -> String {
+    format!("{namespace}/{pipeline}/{LEDGER}/{run_key}-{retries}.json")
 }
 
 /// The prefix of one attempt.

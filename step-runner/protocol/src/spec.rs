@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::paths;
 use crate::rank::{CheckpointSpec, RankSpec};
+use crate::registry::{LedgerSpec, PublishSpec};
 
 /// One attempt of one stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +63,12 @@ pub struct StepSpec {
     /// Where the program's state is kept; absent = nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointSpec>,
+    /// What is published instead of running a program: then there is no command. Absent = a program is run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish: Option<PublishSpec>,
+    /// The revision that the run was started for, which no other run may have taken; absent = nobody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<LedgerSpec>,
 }
 
 /// Whose attempt this is. All of it is visible to the child as `TRAINYARD_RUN`, `_PIPELINE`, `_STAGE`, `_ATTEMPT`, `_NAMESPACE`.
@@ -347,6 +354,8 @@ mod tests {
             report: None,
             rank: None,
             checkpoint: None,
+            publish: None,
+            ledger: None,
         }
     }
 

@@ -85,6 +85,8 @@ fn step() -> StepSpec {
         report: Some(ReportSpec { url: "http://report:8090/v1/report/ml/iris-1/u/train/2".into() }),
         rank: None,
         checkpoint: None,
+        publish: None,
+        ledger: None,
     }
 }
 

@@ -105,6 +105,8 @@ impl World {
             report: None,
             rank: None,
             checkpoint: None,
+            publish: None,
+            ledger: None,
         };
         let termination = root.with_extension("termination");
         std::fs::write(&termination, "").unwrap();

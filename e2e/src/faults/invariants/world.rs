@@ -321,5 +321,7 @@ fn step(stage: &str, attempt: u32) -> StepSpec {
         report: None,
         rank: None,
         checkpoint: None,
+        publish: None,
+        ledger: None,
     }
 }

@@ -51,6 +51,8 @@ fn pod(store: &str) -> Pod {
         report: None,
         rank: None,
         checkpoint: None,
+        publish: None,
+        ledger: None,
     };
     let mut env: Vec<Value> =
         step.to_env().unwrap().iter().map(|(name, value)| json!({"name": name, "value": value})).collect();

@@ -349,5 +349,7 @@ fn step(attempt: u32, rank: u32) -> StepSpec {
             scatter: false,
         }),
         checkpoint: None,
+        publish: None,
+        ledger: None,
     }
 }
