@@ -149,13 +149,27 @@ pub enum Reason {
     MissedRuns,
     /// There is another run with the name of the one that a trigger starts.
     NameCollision,
+    /// A check of a gate does not hold.
+    GateFailed,
+    /// The stage waits for a person's word.
+    AwaitingApproval,
+    /// A person has denied it.
+    ApprovalDenied,
+    /// Nobody has said anything in time.
+    ApprovalTimeout,
+    /// What a data trigger watches was written a moment ago, and may still be.
+    DataSettling,
+    /// The object that says that the data is complete is not there.
+    MarkerMissing,
+    /// What a data trigger watches could not be read.
+    FingerprintFailed,
     /// The operator's own fault.
     InternalError,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 58] = [
         Self::None,
         Self::Valid,
         Self::InvalidPipeline,
@@ -206,6 +220,13 @@ impl Reason {
         Self::Skipped,
         Self::MissedRuns,
         Self::NameCollision,
+        Self::GateFailed,
+        Self::AwaitingApproval,
+        Self::ApprovalDenied,
+        Self::ApprovalTimeout,
+        Self::DataSettling,
+        Self::MarkerMissing,
+        Self::FingerprintFailed,
         Self::InternalError,
     ];
 
@@ -263,6 +284,13 @@ impl Reason {
             Self::Skipped => "Skipped",
             Self::MissedRuns => "MissedRuns",
             Self::NameCollision => "NameCollision",
+            Self::GateFailed => "GateFailed",
+            Self::AwaitingApproval => "AwaitingApproval",
+            Self::ApprovalDenied => "ApprovalDenied",
+            Self::ApprovalTimeout => "ApprovalTimeout",
+            Self::DataSettling => "DataSettling",
+            Self::MarkerMissing => "MarkerMissing",
+            Self::FingerprintFailed => "FingerprintFailed",
             Self::InternalError => "InternalError",
         }
     }

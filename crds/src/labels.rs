@@ -44,6 +44,8 @@ pub const TRIGGER: &str = "trainyard.dev/trigger";
 pub const RUN_KEY: &str = "trainyard.dev/run-key";
 /// Annotation on such runs: what started them, as JSON.
 pub const CAUSE: &str = "trainyard.dev/cause";
+/// Annotation on such runs: how often their revision was repeated after a failure.
+pub const RUN_RETRIES: &str = "trainyard.dev/run-retries";
 /// Annotation on a Pipeline: another value than before asks for one run.
 pub const RERUN_REQUESTED_AT: &str = "trainyard.dev/rerun-requested-at";
 /// Annotation on Pods: how the runner comes into the image (`Image` or `Init`).

@@ -76,6 +76,14 @@ pub fn triggered_run(pipeline: &str, key: &str, retries: u32) -> String {
     format!("{}-{hash}", part(pipeline, 46))
 }
 
+/// Name of the run that promotes again what a revision has published: the n-th time that the spec returned to it.
+#[must_use]
+pub fn rollback_run(pipeline: &str, key: &str, rollbacks: u32, retries: u32) -> String {
+    let mut hash = hash(&["rollback", pipeline, key, &rollbacks.to_string(), &retries.to_string()]);
+    hash.truncate(10);
+    format!("{}-{hash}", part(pipeline, 46))
+}
+
 /// The first `limit` characters of a name as a part of another: no dots, no dash at the end.
 fn part(name: &str, limit: usize) -> String {
     let text: String = name.chars().take(limit).map(|c| if c == '.' { '-' } else { c }).collect();

@@ -51,6 +51,16 @@ pub(crate) fn whole_patch(resource_version: &str, status: Value) -> Patch {
     Patch(vec![test(resource_version), whole(status)])
 }
 
+/// The patch that replaces the models in a Pipeline's status, and nothing else.
+pub(crate) fn models_patch(resource_version: &str, has_status: bool, models: Value) -> Patch {
+    let path = PointerBuf::from_tokens(["status", "models"]);
+    let change = match has_status {
+        true => PatchOperation::Add(AddOperation { path, value: models }),
+        false => whole(serde_json::json!({ "observedGeneration": -1, "models": models })),
+    };
+    Patch(vec![test(resource_version), change])
+}
+
 fn test(resource_version: &str) -> PatchOperation {
     let path = PointerBuf::from_tokens(["metadata", "resourceVersion"]);
     PatchOperation::Test(TestOperation { path, value: Value::from(resource_version) })

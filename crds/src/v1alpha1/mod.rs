@@ -2,6 +2,8 @@
 
 mod artifact;
 mod container;
+mod gate;
+mod model;
 mod param;
 #[expect(clippy::duplicated_attributes, reason = "one printcolumn a column")]
 mod pipeline;
@@ -21,6 +23,10 @@ mod trigger;
 
 pub use artifact::{Input, Output, ResultDeclaration};
 pub use container::{Container, ContainerEnv, ContainerEnvSource, KeyReference, Resources};
+pub use gate::{
+    Approval, ApprovalDecision, ApprovalStatus, Baseline, Check, CheckResult, Gate, Goal, NoBaseline, Verdict,
+};
+pub use model::{ModelReference, ModelStatus, ModelVersion, Publish};
 pub use param::{Param, ValueType};
 pub use pipeline::{Code, Defaults, DefaultsContainer, Pipeline, PipelineSpec};
 pub use pipeline_run::{

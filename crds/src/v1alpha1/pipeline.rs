@@ -77,7 +77,7 @@ use super::{Concurrency, Param, PipelineStatus, Resources, Retry, RetryFailedRev
         .message("finally stages start together when all stages have ended: dependsOn and after do not go there").field_path(".finally"),
     validation = Rule::new("!has(self.finally) || !sets.intersects(self.stages.map(s, s.name), self.finally.map(s, s.name))")
         .message("a finally stage must not have the name of a stage").field_path(".finally"),
-    validation = Rule::new("(has(self.defaults) && has(self.defaults.container) && has(self.defaults.container.image)) || (self.stages.all(s, has(s.container) ? has(s.container.image) : s.trainingJob.roles.all(r, has(r.container.image))) && (!has(self.finally) || self.finally.all(s, has(s.container) ? has(s.container.image) : s.trainingJob.roles.all(r, has(r.container.image)))))")
+    validation = Rule::new("(has(self.defaults) && has(self.defaults.container) && has(self.defaults.container.image)) || (self.stages.all(s, has(s.container) ? has(s.container.image) : !has(s.trainingJob) || s.trainingJob.roles.all(r, has(r.container.image))) && (!has(self.finally) || self.finally.all(s, has(s.container) ? has(s.container.image) : !has(s.trainingJob) || s.trainingJob.roles.all(r, has(r.container.image)))))")
         .message("container.image is required in every stage and in every role of a training, or in defaults.container"),
     validation = Rule::new("!has(self.params) || [self.params.map(a, a.name.upperAscii().replace('-', '_'))].all(n, n.all(x, n.exists_one(y, y == x)))")
         .message("params must differ in more than case, - and _: their names become names of environment variables").field_path(".params"),

@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{PipelineSpec, StageStatus, schema};
+use super::{ApprovalDecision, ModelReference, PipelineSpec, StageStatus, schema};
 
-/// Which pipeline is run, and with what. Only state, suspend and ttl can be changed later; for anything else create another run.
+/// Which pipeline is run, and with what. Only state, suspend, ttl and approvals can be changed later; for anything else create another run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -61,6 +61,12 @@ use super::{PipelineSpec, StageStatus, schema};
         .message("rerun cannot be changed: create another run").field_path(".rerun"),
     validation = Rule::new("has(self.serviceAccountName) == has(oldSelf.serviceAccountName) && (!has(self.serviceAccountName) || self.serviceAccountName == oldSelf.serviceAccountName)")
         .message("serviceAccountName cannot be changed: create another run").field_path(".serviceAccountName"),
+    validation = Rule::new("has(self.promote) == has(oldSelf.promote) && (!has(self.promote) || self.promote == oldSelf.promote)")
+        .message("promote cannot be changed: create another run").field_path(".promote"),
+    validation = Rule::new("oldSelf.hasValue() || !has(self.promote) || (has(self.pipelineRef) && !has(self.rerun) && !has(self.params))")
+        .message("promote goes with pipelineRef alone: it starts no stage of the pipeline").field_path(".promote").optional_old_self(true),
+    validation = Rule::new("!has(oldSelf.approvals) || (has(self.approvals) && oldSelf.approvals.all(s, s in self.approvals && self.approvals[s] == oldSelf.approvals[s]))")
+        .message("a decision on an approval cannot be taken back or changed: cancel the run instead").field_path(".approvals"),
     validation = Rule::new("!has(oldSelf.state) || oldSelf.state == 'Active' || (has(self.state) && (self.state == oldSelf.state || self.state == 'Terminated'))")
         .message("a cancelled or terminated run cannot become active again: create another run, with rerun to keep what succeeded").field_path(".state")
 )]
@@ -78,6 +84,14 @@ pub struct PipelineRunSpec {
     /// An earlier run whose succeeded stages are taken over where their definition is the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun: Option<Rerun>,
+    /// Instead of the pipeline's stages: versions of its models that become champions again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["model"]))]
+    pub promote: Vec<ModelReference>,
+    /// Decisions on stages that wait for approval, by stage. Whoever writes one needs the right `approve` on the run.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::approvals")]
+    pub approvals: BTreeMap<String, ApprovalDecision>,
     /// Active (the default), Cancelled (stop the stages, then run `finally`) or Terminated (stop everything).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<RunState>,

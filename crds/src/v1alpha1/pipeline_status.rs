@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{RunPhase, schema};
+use super::{ModelReference, ModelStatus, RunPhase, schema};
 
 /// What is known of a pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -41,6 +41,10 @@ pub struct PipelineStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["key"]))]
     pub revisions: Vec<Revision>,
+    /// The models that runs of the pipeline have published.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub models: Vec<ModelStatus>,
 }
 
 /// The run of a pipeline that was created last.
@@ -99,6 +103,13 @@ pub struct Revision {
     /// How often it was repeated after a failure.
     #[serde(default, skip_serializing_if = "schema::is_zero")]
     pub retries: u32,
+    /// How often its models became champions again without a training, since the spec returned to it.
+    #[serde(default, skip_serializing_if = "schema::is_zero")]
+    pub rollbacks: u32,
+    /// Those models, while its run promotes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["model"]))]
+    pub promotes: Vec<ModelReference>,
     /// Name of the trigger; empty for a run that was asked for by annotation.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub trigger: String,

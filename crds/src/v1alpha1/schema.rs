@@ -14,6 +14,14 @@ pub(super) fn any_value(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "x-kubernetes-preserve-unknown-fields": true })
 }
 
+/// A number, or the parameter that has it.
+pub(super) fn bound(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "x-kubernetes-preserve-unknown-fields": true,
+        "anyOf": [{ "type": "number" }, { "type": "string", "maxLength": 128, "pattern": "^\\$\\(params\\.[a-zA-Z][-_a-zA-Z0-9]*\\)$" }]
+    })
+}
+
 /// A map from names to any JSON value.
 pub(super) fn any_values(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
@@ -65,6 +73,12 @@ pub(super) fn kubernetes_object(_: &mut SchemaGenerator) -> Schema {
 /// `status` with the default that tells kstatus that nobody has looked at the object yet.
 pub(super) fn unobserved() -> i64 {
     -1
+}
+
+/// Decisions on approvals, by stage.
+pub(super) fn approvals(generator: &mut SchemaGenerator) -> Schema {
+    let decision = generator.subschema_for::<super::ApprovalDecision>();
+    json_schema!({ "type": "object", "additionalProperties": decision, "maxProperties": 220 })
 }
 
 /// Counts that are zero are left out.

@@ -4,10 +4,12 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Container, Input, Output, PodOverrides, ResultDeclaration, Retry, Training, schema};
+use super::{
+    Approval, Container, Gate, Input, Output, PodOverrides, Publish, ResultDeclaration, Retry, Training, schema,
+};
 
-/// One stage: a program in a Pod, or a training on many, with what it reads and writes. It starts as soon as everything it needs is
-/// there.
+/// One stage: a program in a Pod, or a training on many, with what it reads and writes; a model that is published; a gate or an
+/// approval, which have no Pod. It starts as soon as everything it needs is there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -19,7 +21,11 @@ use super::{Container, Input, Output, PodOverrides, ResultDeclaration, Retry, Tr
     validation = Rule::new("!has(self.trainingJob) || !has(self.retry)")
         .message("retry does not go with trainingJob, which starts all its ranks again by itself: set trainingJob.restart").field_path(".retry"),
     validation = Rule::new("!has(self.trainingJob) || !has(self.pod)")
-        .message("pod does not go with trainingJob, which has Pods of several roles: set pod in trainingJob.roles").field_path(".pod")
+        .message("pod does not go with trainingJob, which has Pods of several roles: set pod in trainingJob.roles").field_path(".pod"),
+    validation = Rule::new("!(has(self.gate) || has(self.approval) || has(self.publish)) || !(has(self.inputs) || has(self.outputs) || has(self.results) || has(self.metrics))")
+        .message("inputs, outputs, results and metrics are of programs: a gate, an approval or a publish stage has none; use dependsOn for the order"),
+    validation = Rule::new("!(has(self.gate) || has(self.approval)) || !(has(self.retry) || has(self.timeout) || has(self.gracePeriod) || has(self.pod))")
+        .message("retry, timeout, gracePeriod and pod are of Pods: a gate or an approval has none; an approval has a timeout of its own")
 )]
 pub struct Stage {
     /// Name, unique in the pipeline: lower-case letters, digits and dashes, at most 40.
@@ -85,6 +91,12 @@ pub enum StageKind {
     Container(Container),
     /// A training on many Pods, as a TrainingJob of the run. Its rank 0 writes the stage's outputs, results and metrics.
     TrainingJob(Box<Training>),
+    /// Checks of numbers that must hold for the run to go on.
+    Gate(Gate),
+    /// A person's word that the run waits for.
+    Approval(Approval),
+    /// A model that is published and promoted to champion.
+    Publish(Publish),
 }
 
 /// A stage that must have ended in a certain way.

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::schema;
+use super::{ApprovalStatus, CheckResult, schema};
 
 /// How far the stage is: Waiting (for what it needs), Pending (its Pod has not started), Running, Retrying, Succeeded, Failed,
 /// Skipped or Cancelled. The last four are final.
@@ -112,6 +112,13 @@ pub struct StageStatus {
     /// How many attempts failed, by whose fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<FailureCounts>,
+    /// What the checks of a gate found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub checks: Vec<CheckResult>,
+    /// Who decided on an approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalStatus>,
     /// The last attempts that failed, at most five.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 5))]

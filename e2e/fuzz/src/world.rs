@@ -36,6 +36,8 @@ pub(crate) fn play(graph: &Graph, params: &Map<String, Value>, end: impl Fn(&str
             params,
             state: RunState::Active,
             suspend: false,
+            approvals: &BTreeMap::new(),
+            origin: None,
             status: &status,
         };
         let plan = plan(graph, &run, &observed, now);

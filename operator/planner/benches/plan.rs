@@ -4,6 +4,7 @@
 //! median, low and high are the quartiles. `cargo bench -p trainyard-planner` runs it.
 #![expect(clippy::unwrap_used, reason = "a benchmark may end")]
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -176,6 +177,8 @@ fn run(setting: &Setting) -> Run<'_> {
         params: &setting.params,
         state: RunState::Active,
         suspend: false,
+        approvals: const { &BTreeMap::new() },
+        origin: None,
         status: &setting.status,
     }
 }

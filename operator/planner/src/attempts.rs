@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::Value;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::v1alpha1::{FailedAttempt, OutputStatus, RunState, StagePhase, StageStatus};
 
@@ -28,6 +29,7 @@ impl Pass<'_> {
             last = stage;
             if let Some(node) = self.graph.position(stage)
                 && !self.phases[node].is_terminal()
+                && !self.node(node).is_judged()
                 && self.prior(node).attempt.is_none()
             {
                 nodes.push(node);
@@ -36,6 +38,7 @@ impl Pass<'_> {
         for stage in self.observed.stages_with_lost() {
             if let Some(node) = self.graph.position(stage)
                 && !self.phases[node].is_terminal()
+                && !self.node(node).is_judged()
             {
                 nodes.push(node);
             }
@@ -200,12 +203,18 @@ impl Pass<'_> {
     fn succeeded(&mut self, node: usize, attempt: &Attempt, ended: &Ended, committed: &Committed) {
         let prior = self.prior(node);
         let name = self.node(node).name();
+        // A version's files lie where the output does that it was made of.
+        let published = committed.results.get("uri").filter(|_| self.node(node).publishes().is_some());
+        let published = published.and_then(Value::as_str);
         let outputs = committed
             .outputs
             .iter()
             .map(|output| OutputStatus {
                 name: output.name.clone(),
-                uri: artifact_uri(self.graph.store(), self.run, name, committed.winner, &output.name),
+                uri: published.map_or_else(
+                    || artifact_uri(self.graph.store(), self.run, name, committed.winner, &output.name),
+                    str::to_owned,
+                ),
                 digest: output.digest.clone(),
                 bytes: i64::try_from(output.bytes).unwrap_or(i64::MAX),
             })
@@ -238,7 +247,8 @@ impl Pass<'_> {
 
     pub(crate) fn failed(&mut self, node: usize, number: u32, object: &str, created: Timestamp, ended: &Ended) {
         let prior = self.prior(node);
-        let mut row = prior.clone();
+        // What a gate has found, or who has denied, is kept.
+        let mut row = self.row(node).clone();
         row.attempt = (number > 0).then_some(number);
         self.put_name(node, &mut row, object);
         if let Some(child) = self.observed.attempt(&row.name, number).and_then(|attempt| attempt.child.as_ref()) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use trainyard_crds::condition::Reason;
-use trainyard_crds::v1alpha1::{PipelineSpec, Stage, StageKind, Store};
+use trainyard_crds::v1alpha1::{PipelineSpec, Publish, Stage, StageKind, Store};
 
 use crate::SpecProblem;
 use crate::expression::Expression;
@@ -12,9 +12,11 @@ use crate::retry::Policy;
 use crate::template::Template;
 
 mod defaults;
+mod judged;
 mod needs;
 mod scope;
 
+pub(crate) use judged::{Bound, GateCheck, Improvement, Judged, Subject};
 pub(crate) use needs::Need;
 use scope::Scope;
 
@@ -46,8 +48,10 @@ pub struct Node {
     pub(crate) needs: Vec<Need>,
     pub(crate) when: Option<Expression>,
     pub(crate) policy: Policy,
-    /// The stage's program; of a training one a role, in their order.
+    /// The stage's program; of a training one a role, in their order; none where the stage has no program.
     pub(crate) programs: Vec<Program>,
+    /// What it is, if it has no Pod.
+    pub(crate) judged: Option<Judged>,
     pub(crate) timeout: Option<u64>,
     pub(crate) grace: u64,
     hash: String,
@@ -87,6 +91,25 @@ impl Node {
         matches!(self.stage.kind, StageKind::TrainingJob(_))
     }
 
+    /// Whether it is a gate or an approval, which have no Pod: nothing that is seen in the cluster is an attempt of it.
+    #[must_use]
+    pub fn is_judged(&self) -> bool {
+        self.judged.is_some()
+    }
+
+    pub(crate) fn is_approval(&self) -> bool {
+        matches!(self.judged, Some(Judged::Approval { .. }))
+    }
+
+    /// The model that it publishes, if it does.
+    #[must_use]
+    pub fn publishes(&self) -> Option<&Publish> {
+        match &self.stage.kind {
+            StageKind::Publish(publish) => Some(publish),
+            _ => None,
+        }
+    }
+
     /// A hash over its definition: an attempt of another definition is not this stage's.
     #[must_use]
     pub fn hash(&self) -> &str {
@@ -99,6 +122,22 @@ impl Node {
         self.stage.allow_failure.unwrap_or(false)
     }
 }
+
+/// The models that a pipeline publishes, each once.
+fn models(spec: &PipelineSpec) -> Vec<&str> {
+    let mut models: Vec<&str> = Vec::new();
+    for stage in spec.stages.iter().chain(&spec.finally) {
+        if let StageKind::Publish(publish) = &stage.kind
+            && !models.contains(&publish.model.as_str())
+        {
+            models.push(&publish.model);
+        }
+    }
+    models
+}
+
+/// Most models of one pipeline: its status has a list of them.
+const MODELS: usize = 16;
 
 impl Graph {
     /// Checks a pipeline and fills in its defaults.
@@ -117,6 +156,11 @@ impl Graph {
             )
         })?;
         let main = spec.stages.len();
+        let models = models(spec).len();
+        if models > MODELS {
+            let message = format!("publishes {models} models, and a pipeline may have {MODELS}");
+            return Err(SpecProblem::new(Reason::InvalidPipeline, "spec.stages", message));
+        }
         let mut index = HashMap::with_capacity(main + spec.finally.len());
         let sections =
             [(Section::Main, "spec.stages", &spec.stages), (Section::Finally, "spec.finally", &spec.finally)];

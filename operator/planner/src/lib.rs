@@ -17,8 +17,10 @@ mod error;
 mod expression;
 mod graph;
 mod job_spec;
+mod judge;
 mod observed;
 mod params;
+mod publish;
 pub mod retrain;
 mod retry;
 mod reuse;
@@ -31,12 +33,14 @@ pub mod training;
 pub use error::SpecProblem;
 pub use graph::{Graph, Node, Section};
 pub use job_spec::job_spec;
+pub use judge::Champions;
 pub use observed::{
     Attempt, AttemptState, Blocked, ChildJob, Class, Committed, CommittedOutput, Ended, Late, Observed, Verdict,
     Waiting,
 };
 pub use params::{digest as params_digest, resolve as resolve_params};
 pub use reuse::reuse;
-pub use schedule::{Action, Note, NoteKind, Plan, Run, plan};
+pub use publish::{Published, published};
+pub use schedule::{Action, Note, NoteKind, Origin, Plan, Run, plan};
 pub use status::{initial, refused, terminal_conditions, without_rows};
 pub use step::{StepContext, StepProblem, artifact_uri, step_spec};

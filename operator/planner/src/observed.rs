@@ -7,6 +7,8 @@ use serde_json::Value;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::v1alpha1::StageTraining;
 
+use crate::judge::Champions;
+
 /// Everything observed of one run, by stage name.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
@@ -14,6 +16,7 @@ pub struct Observed {
     gone: BTreeSet<(String, u32)>,
     lost: BTreeMap<String, u32>,
     blocked: BTreeMap<String, Blocked>,
+    champions: Option<Box<Champions>>,
 }
 
 /// Why the API server has no room for a stage's Pod now.
@@ -101,6 +104,20 @@ impl Observed {
             return None;
         }
         self.blocked.get(stage).filter(|blocked| blocked.until > now)
+    }
+
+    /// Records a live read of the champions of the pipeline's models.
+    pub fn set_champions(&mut self, champions: Champions) {
+        self.champions = Some(Box::new(champions));
+    }
+
+    /// Forgets them, since they may change.
+    pub fn forget_champions(&mut self) {
+        self.champions = None;
+    }
+
+    pub(crate) fn champions(&self) -> Option<&Champions> {
+        self.champions.as_deref()
     }
 
     /// All attempts with their stages.

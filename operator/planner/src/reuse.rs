@@ -8,7 +8,7 @@ use crate::graph::Graph;
 /// The rows that a new run takes over from an earlier one: of stages that succeeded there, are defined the same, use the same
 /// parameters, and need only stages that are taken over too. One entry a stage of the new graph.
 ///
-/// Stages of `finally` always run again.
+/// Stages of `finally` always run again, and approvals are always asked for again: who approved that run did not approve this one.
 #[must_use]
 pub fn reuse(
     graph: &Graph,
@@ -26,6 +26,7 @@ pub fn reuse(
             .and_then(|position| Some((rows.get(position)?, earlier.nodes().get(position)?)));
         let keep = row.filter(|(row, old)| {
             index < graph.main()
+                && !node.is_approval()
                 && row.phase == StagePhase::Succeeded
                 && old.hash() == node.hash()
                 // All parameters reach the program by its environment, so any of them may matter.

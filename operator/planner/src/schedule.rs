@@ -1,11 +1,11 @@
 //! [`plan`]: one pass over the stages that have not ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use trainyard_crds::condition::Reason;
-use trainyard_crds::v1alpha1::{PipelineRunStatus, RunState, StagePhase, StageStatus};
+use trainyard_crds::v1alpha1::{ApprovalDecision, PipelineRunStatus, RunState, StagePhase, StageStatus};
 
 use crate::expression::{NoValue, Scope};
 use crate::graph::{Graph, Node, Section};
@@ -31,8 +31,23 @@ pub struct Run<'a> {
     pub state: RunState,
     /// `spec.suspend`.
     pub suspend: bool,
+    /// `spec.approvals`.
+    pub approvals: &'a BTreeMap<String, ApprovalDecision>,
+    /// The revision that a trigger or a request started it for.
+    pub origin: Option<Origin<'a>>,
     /// The status that was written last, with one row a stage: see [`crate::initial`].
     pub status: &'a PipelineRunStatus,
+}
+
+/// The revision that a run was started for.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Its key.
+    pub key: &'a str,
+    /// What started it, as JSON.
+    pub cause: &'a str,
+    /// How often it was repeated after a failure.
+    pub retries: u32,
 }
 
 /// What to do. All of it may be done again without harm.
@@ -78,6 +93,8 @@ pub enum Action {
         /// Name of it.
         pod: String,
     },
+    /// Ask the API server itself which versions of the pipeline's models are champions, and plan again.
+    ReadChampions,
     /// Tell people, once the status is written.
     Emit(Note),
 }
@@ -196,7 +213,7 @@ pub(crate) struct Pass<'a> {
     /// How many stages are alive.
     pub(crate) live: usize,
     changed: Vec<Option<Box<StageStatus>>>,
-    /// Stages that failed in this pass, were stopped, or were skipped because of such ones.
+    /// Stages that failed in this pass, were stopped, or were skipped because of such ones; and stages without a Pod that ended.
     unwritten: BTreeSet<usize>,
     /// Stages that wait for the answer to a question about an attempt.
     pub(crate) asked: BTreeSet<usize>,
@@ -218,9 +235,16 @@ impl<'a> Pass<'a> {
         let (before, after) = (self.phases[node], row.phase);
         self.live = self.live + usize::from(is_live(after)) - usize::from(is_live(before));
         self.phases[node] = after;
-        if matches!(after, StagePhase::Failed | StagePhase::Cancelled) {
+        // A success is kept by its commit record, if it has one.
+        let recorded = after == StagePhase::Succeeded && !self.node(node).is_judged();
+        if matches!(after, StagePhase::Succeeded | StagePhase::Failed | StagePhase::Cancelled) && !recorded {
             self.unwritten.insert(node);
         }
+        self.put(node, row);
+    }
+
+    /// Keeps what is to be said of a stage without saying that it has moved.
+    pub(crate) fn put(&mut self, node: usize, row: StageStatus) {
         if row != *self.prior(node) {
             self.changed[node] = Some(Box::new(row));
         }
@@ -266,7 +290,7 @@ impl<'a> Pass<'a> {
                             self.actions.push(Action::Confirm { node, attempt, pod });
                         }
                         Beginning::Impossible => {
-                            let row = self.current(node).clone();
+                            let row = self.row(node).clone();
                             self.cancelled(node, row, self.now);
                         }
                     }
@@ -287,6 +311,9 @@ impl<'a> Pass<'a> {
     /// Whether the Pod of a waiting stage may exist although nothing of it is known: its create may have been the last thing that an
     /// operator before this one did. It may have done so on an early report, of a success that no status tells of yet.
     fn beginning(&self, node: usize) -> Beginning {
+        if self.node(node).is_judged() {
+            return Beginning::Impossible;
+        }
         let prior = self.prior(node);
         let attempt = match prior.phase {
             StagePhase::Waiting => {
@@ -321,7 +348,8 @@ impl<'a> Pass<'a> {
         self.phases[node].is_terminal() && !self.unwritten.contains(&node)
     }
 
-    fn current(&self, node: usize) -> &StageStatus {
+    /// What is said of a stage, as far as this pass has come.
+    pub(crate) fn row(&self, node: usize) -> &StageStatus {
         self.changed[node].as_deref().unwrap_or(self.prior(node))
     }
 
@@ -362,8 +390,9 @@ impl<'a> Pass<'a> {
         }
         match self.condition(node) {
             Ok(None) if self.run.suspend => self.waits(node, Reason::None, String::new()),
-            Ok(None) if needs.iter().all(|need| self.has_ended(need.node)) => self.launch(node, 1),
-            Ok(None) => self.look_again(self.now),
+            Ok(None) if !needs.iter().all(|need| self.has_ended(need.node)) => self.look_again(self.now),
+            Ok(None) if self.node(node).is_judged() => self.judge(node),
+            Ok(None) => self.launch(node, 1),
             Ok(Some(message)) => self.skip(node, Reason::WhenFalse, message),
             Err(ended) => self.failed(node, 0, "", self.now, &ended),
         }
@@ -396,7 +425,7 @@ impl<'a> Pass<'a> {
             when.params.iter().filter_map(|name| Some((name.clone(), self.run.params.get(name)?.clone()))).collect();
         let read = || when.stages.iter().filter_map(|name| self.graph.position(name));
         let stages = read().map(|other| {
-            let row = self.current(other);
+            let row = self.row(other);
             let value =
                 serde_json::json!({ "phase": row.phase.as_str(), "results": row.results, "metrics": row.metrics });
             (row.name.clone(), value)
@@ -415,7 +444,7 @@ impl<'a> Pass<'a> {
         let too_large = key.as_ref().and_then(|key| {
             read().find(|other| {
                 let declared = self.node(*other).stage().results.iter().any(|result| result.name == *key);
-                declared && !self.current(*other).results.contains_key(key)
+                declared && !self.row(*other).results.contains_key(key)
             })
         });
         let ended = match (too_large, key) {

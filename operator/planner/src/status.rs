@@ -149,6 +149,18 @@ pub(crate) fn head<'a>(
     }
     let mut conditions = Conditions::new(&run.status.conditions, run.generation, now);
     conditions.set(ConditionType::Accepted, true, Reason::Valid.as_str(), "");
+    let asked = phases.iter().enumerate().find(|(node, phase)| {
+        **phase == StagePhase::Waiting && row(*node).reason == Reason::AwaitingApproval.as_str()
+    });
+    match asked {
+        Some((node, _)) => {
+            conditions.set(ConditionType::Suspended, true, Reason::AwaitingApproval.as_str(), &row(node).message);
+        }
+        None if conditions.had(ConditionType::Suspended) => {
+            conditions.set(ConditionType::Suspended, false, phase.as_str(), "");
+        }
+        None => {}
+    }
     if ended {
         let reason = if head.reason.is_empty() { phase.as_str() } else { &head.reason };
         conditions.terminal(phase, reason, &head.message, &head.stage);
@@ -395,6 +407,11 @@ impl<'a> Conditions<'a> {
             observed_generation: Some(self.generation),
             last_transition_time: since,
         });
+    }
+
+    /// Whether there was a condition of this type.
+    fn had(&self, kind: ConditionType) -> bool {
+        self.before.iter().any(|condition| condition.type_ == kind.as_str())
     }
 
     fn active(&mut self, phase: RunPhase) {

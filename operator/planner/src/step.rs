@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use step_protocol::{
-    EnvVar, Identity, InputSource, InputSpec, OutputSpec, ReportSpec, ResultSpec, S3Spec, Segment, StepSpec, StoreSpec,
+    EnvVar, Identity, InputSource, InputSpec, LedgerSpec, OutputSpec, ReportSpec, ResultSpec, S3Spec, Segment, StepSpec, StoreSpec,
     Text, ValueType as StepType, paths,
 };
 use trainyard_crds::condition::Reason;
 use trainyard_crds::v1alpha1::{Container, RunPhase, StageKind, StagePhase, StageStatus, Store, ValueType};
 
 use crate::graph::{Graph, Node, Section};
+use crate::publish::publish_spec;
 use crate::schedule::Run;
 use crate::status;
 use crate::template::{Part, Reference, RunField, Template};
@@ -93,11 +94,15 @@ pub fn step_spec(
     let current = graph.nodes().get(node).ok_or(StepProblem::Unknown(node))?;
     let maker = Maker { graph, run, rows, node: current };
     let stage = current.stage();
-    let (StageKind::Container(container), [program]) = (&stage.kind, current.programs.as_slice()) else {
-        return Err(StepProblem::Unknown(node));
+    let none = Container::default();
+    let (container, program, publish) = match (&stage.kind, current.programs.as_slice()) {
+        (StageKind::Container(container), [program]) => (container, Some(program), None),
+        (StageKind::Publish(publish), _) => (&none, None, Some(publish_spec(&maker, publish)?)),
+        _ => return Err(StepProblem::Unknown(node)),
     };
-    let mut env = Vec::with_capacity(program.env.len());
-    for (name, template) in &program.env {
+    let (commands, variables) = program.map_or((&[][..], &[][..]), |program| (&program.command, &program.env));
+    let mut env = Vec::with_capacity(variables.len());
+    for (name, template) in variables {
         env.push(EnvVar { name: name.clone(), value: maker.text(template)? });
     }
     Ok(StepSpec {
@@ -111,7 +116,7 @@ pub fn step_spec(
             attempt,
         },
         root: paths::ROOT.to_owned(),
-        command: program.command.iter().map(|template| maker.text(template)).collect::<Result<_, _>>()?,
+        command: commands.iter().map(|template| maker.text(template)).collect::<Result<_, _>>()?,
         script: container.script.clone(),
         working_dir: working_dir(graph, container),
         env,
@@ -135,9 +140,17 @@ pub fn step_spec(
         report: context.report_url.map(|url| ReportSpec { url: url.to_owned() }),
         rank: None,
         checkpoint: None,
-        publish: None,
-        ledger: None,
+        publish,
+        ledger: ledger(run, current),
     })
+}
+
+/// What the first stages ask of a run that a trigger started: that no other run has trained the same, of which nothing in the cluster
+/// may tell any more. A run that trains nothing asks nothing.
+fn ledger(run: &Run<'_>, node: &Node) -> Option<LedgerSpec> {
+    let first = node.needs.is_empty() && node.section() == Section::Main && node.publishes().is_none();
+    let origin = run.origin.filter(|_| first)?;
+    Some(LedgerSpec { key: paths::ledger_key(run.namespace, run.pipeline, origin.key, origin.retries) })
 }
 
 fn working_dir(graph: &Graph, container: &Container) -> Option<String> {
@@ -209,23 +222,25 @@ impl Maker<'_> {
         })
     }
 
+    /// An output of a stage that has succeeded.
+    pub(crate) fn artifact(&self, stage: &str, output: &str) -> Result<InputSource, StepProblem> {
+        let row = self.row(stage)?;
+        if row.phase != StagePhase::Succeeded {
+            return Err(StepProblem::NotReady(stage.to_owned()));
+        }
+        let known = row.outputs.iter().find(|known| known.name == output);
+        let digest = known.map(|known| known.digest.clone());
+        Ok(InputSource::Stage { commit: self.commit(row), output: output.to_owned(), digest })
+    }
+
     pub(crate) fn inputs(&self) -> Result<Vec<InputSpec>, StepProblem> {
         let inputs = self.node.stage().inputs.iter().map(|input| {
             let optional = input.optional.unwrap_or(false);
             let source = match (&input.from, &input.uri) {
                 (Some(from), _) => {
                     let (stage, output) = from.split_once('.').unwrap_or((from, ""));
-                    let row = self.row(stage)?;
-                    match (row.phase, &input.default) {
-                        (StagePhase::Succeeded, _) => InputSource::Stage {
-                            commit: self.commit(row),
-                            output: output.to_owned(),
-                            digest: row
-                                .outputs
-                                .iter()
-                                .find(|known| known.name == output)
-                                .map(|known| known.digest.clone()),
-                        },
+                    match (self.row(stage)?.phase, &input.default) {
+                        (StagePhase::Succeeded, _) => self.artifact(stage, output)?,
                         (_, Some(default)) => InputSource::Uri(default.clone()),
                         (_, None) if optional => InputSource::Absent,
                         (_, None) => return Err(StepProblem::NotReady(stage.to_owned())),

@@ -64,6 +64,7 @@ pub(super) fn status(
         rerun_requested_at: decision.request,
         triggers: decision.triggers,
         revisions: decision.revisions,
+        models: prior.models.clone(),
     }
 }
 

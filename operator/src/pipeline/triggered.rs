@@ -84,6 +84,10 @@ pub(super) async fn create(
 
 /// What started a run, in words.
 fn words(new: &NewRun) -> String {
+    if !new.promotes.is_empty() {
+        let trigger = &new.trigger;
+        return format!("trigger {trigger}: the spec has returned to a revision whose models are there, and nothing is trained");
+    }
     match &new.cause {
         Cause::SpecChange {} => format!("trigger {}: the spec has changed", new.trigger),
         Cause::Schedule { instant } => format!("trigger {}: it is {}", new.trigger, instant.0),
@@ -96,7 +100,11 @@ fn build(pipeline: &Pipeline, new: &NewRun) -> PipelineRun {
     let name = pipeline.name_any();
     let mut run = PipelineRun::new(
         &new.name,
-        PipelineRunSpec { pipeline_ref: Some(PipelineReference { name: name.clone() }), ..PipelineRunSpec::default() },
+        PipelineRunSpec {
+            pipeline_ref: Some(PipelineReference { name: name.clone() }),
+            promote: new.promotes.clone(),
+            ..PipelineRunSpec::default()
+        },
     );
     run.metadata.namespace = pipeline.namespace();
     let mut owner = pipeline.controller_owner_ref(&()).unwrap_or_default();
@@ -113,6 +121,7 @@ fn build(pipeline: &Pipeline, new: &NewRun) -> PipelineRun {
     run.metadata.annotations = Some(BTreeMap::from([
         (labels::RUN_KEY.to_owned(), new.key.clone()),
         (labels::CAUSE.to_owned(), serde_json::to_string(&new.cause).unwrap_or_default()),
+        (labels::RUN_RETRIES.to_owned(), new.retries.to_string()),
     ]));
     run
 }
@@ -146,7 +155,14 @@ mod tests {
     }
 
     fn new() -> NewRun {
-        NewRun { name: "iris-abc".into(), key: "k".repeat(64), trigger: "git".into(), cause: Cause::SpecChange {} }
+        NewRun {
+            name: "iris-abc".into(),
+            key: "k".repeat(64),
+            trigger: "git".into(),
+            cause: Cause::SpecChange {},
+            retries: 0,
+            promotes: Vec::new(),
+        }
     }
 
     #[test]

@@ -10,7 +10,8 @@ use serde_json::Value;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::labels;
 use trainyard_crds::v1alpha1::{
-    CachedFrom, Cause, PipelineRun, PipelineRunStatus, PipelineSpec, RerunStages, Resolved, StageStatus,
+    CachedFrom, Cause, ModelReference, PipelineRun, PipelineRunStatus, PipelineSpec, Publish, RerunStages, Resolved,
+    Stage, StageKind, StageStatus,
 };
 use trainyard_planner::retrain::run_key;
 use trainyard_planner::{SpecProblem, initial, params_digest, resolve_params, reuse};
@@ -222,7 +223,7 @@ async fn definition(
         return Ok(match writer.read_pipeline(namespace, &reference.name).await? {
             Some(pipeline) => match superseded(run, &pipeline.spec) {
                 Some(message) => Err((Reason::Superseded, message)),
-                None => Ok((reference.name.clone(), pipeline.spec)),
+                None => Ok((reference.name.clone(), promoting(pipeline.spec, &run.spec.promote))),
             },
             None => Err((
                 Reason::PipelineNotFound,
@@ -249,6 +250,41 @@ async fn definition(
             ),
         )),
     })
+}
+
+/// A pipeline that promotes versions of models instead of what it does, if there are any: each in a stage of its name, with what the
+/// stage that publishes the model needs of its Pod.
+fn promoting(mut spec: PipelineSpec, promote: &[ModelReference]) -> PipelineSpec {
+    if promote.is_empty() {
+        return spec;
+    }
+    let stage = |wanted: &ModelReference| {
+        let publishes = |stage: &&Stage| matches!(&stage.kind, StageKind::Publish(known) if known.model == wanted.model);
+        let known = spec.stages.iter().chain(&spec.finally).find(publishes);
+        Stage {
+            name: wanted.model.clone(),
+            kind: StageKind::Publish(Publish {
+                model: wanted.model.clone(),
+                from: None,
+                version: Some(wanted.version),
+            }),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            results: Vec::new(),
+            metrics: Vec::new(),
+            depends_on: Vec::new(),
+            after: Vec::new(),
+            when: None,
+            retry: known.and_then(|known| known.retry.clone()),
+            allow_failure: None,
+            timeout: known.and_then(|known| known.timeout.clone()),
+            grace_period: known.and_then(|known| known.grace_period.clone()),
+            pod: known.and_then(|known| known.pod.clone()),
+        }
+    };
+    let stages = promote.iter().map(stage).collect();
+    (spec.stages, spec.finally, spec.params, spec.code) = (stages, Vec::new(), Vec::new(), None);
+    spec
 }
 
 /// Why a run that a trigger started does not run: the Pipeline is not any more as it was when the run was meant.

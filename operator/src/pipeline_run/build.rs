@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::{Resource, ResourceExt};
 use step_protocol::StepSpec;
 use trainyard_crds::condition::Reason;
-use trainyard_crds::v1alpha1::{PipelineRun, StageKind, StageStatus, TrainingJob};
+use trainyard_crds::v1alpha1::{Container, PipelineRun, StageKind, StageStatus, TrainingJob};
 use trainyard_crds::{labels, names};
 use trainyard_planner::{Graph, Node, Run, StepContext, StepProblem, job_spec, step_spec};
 
@@ -93,7 +93,13 @@ impl Request<'_> {
         };
         let spec: StepSpec = step_spec(self.graph, self.run, self.rows, self.node, self.attempt, context)?;
         let stage = self.node().ok_or(StepProblem::Unknown(self.node))?.stage();
-        let StageKind::Container(program) = &stage.kind else { return Err(StepProblem::Unknown(self.node).into()) };
+        // What a stage without a program does the runner does, in its own image.
+        let own = Container { image: Some(settings.pod.runner_image.clone()), ..Container::default() };
+        let program = match &stage.kind {
+            StageKind::Container(program) => program,
+            StageKind::Publish(_) => &own,
+            _ => return Err(StepProblem::Unknown(self.node).into()),
+        };
         let pod_settings: &PodSettings = &settings.pod;
         let service_account = self.object.spec.service_account_name.as_deref();
         Ok(stage_pod(&StagePod {

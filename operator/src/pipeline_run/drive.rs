@@ -9,12 +9,13 @@ use kube::runtime::controller::Action as Requeue;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::Notify;
 use trainyard_crds::condition::Reason;
+use trainyard_crds::labels;
 use trainyard_crds::v1alpha1::{PipelineRun, PipelineRunStatus, StagePhase, StageStatus};
-use trainyard_planner::{Action, Note, NoteKind, Plan, Run, plan, refused};
+use trainyard_planner::{Action, Note, NoteKind, Origin, Plan, Run, plan, published, refused};
 
 use super::accept::{Accepted, accept};
 use super::build::Request;
-use super::{LIVENESS, RunError, finish, launch};
+use super::{LIVENESS, RunError, finish, launch, register};
 use crate::apply::{WriteError, Writer};
 use crate::context::Context;
 use crate::memory::{Frozen, RunMemory, lock};
@@ -52,7 +53,11 @@ pub(super) async fn drive(
         Accepted::No(reason, message) => return refuse(context, memory, &run, reason, &message, now).await,
     };
     let driver = Driver { context, memory, frozen: &frozen };
-    lock(memory).read_altered_again();
+    {
+        let mut memory = lock(memory);
+        memory.read_altered_again();
+        memory.observed.forget_champions();
+    }
     for _ in 0..ROUNDS {
         let Some(current) = lock(memory).latest.clone() else { break };
         if current
@@ -73,6 +78,17 @@ pub(super) async fn drive(
         }
     }
     Ok(Requeue::requeue(Duration::from_millis(1)))
+}
+
+/// The revision that a run was started for, as the operator itself wrote it: key, cause and retries.
+fn origin(run: &PipelineRun) -> Option<(String, String, u32)> {
+    let mut owners = run.owner_references().iter();
+    if !owners.any(|owner| owner.controller == Some(true) && owner.kind == "Pipeline") {
+        return None;
+    }
+    let note = |name: &str| run.annotations().get(name).cloned();
+    let retries = note(labels::RUN_RETRIES).and_then(|retries| retries.parse().ok()).unwrap_or(0);
+    Some((note(labels::RUN_KEY)?, note(labels::CAUSE)?, retries))
 }
 
 fn version(run: &PipelineRun) -> String {
@@ -129,6 +145,7 @@ impl Driver<'_> {
         let (namespace, name, uid) =
             (object.namespace().unwrap_or_default(), object.name_any(), object.uid().unwrap_or_default());
         let status = object.status.clone().unwrap_or_default();
+        let origin = origin(object);
         let run = Run {
             namespace: &namespace,
             name: &name,
@@ -138,6 +155,8 @@ impl Driver<'_> {
             params: &self.frozen.params,
             state: object.spec.state.unwrap_or_default(),
             suspend: object.spec.suspend.unwrap_or(false),
+            approvals: &object.spec.approvals,
+            origin: origin.as_ref().map(|(key, cause, retries)| Origin { key, cause, retries: *retries }),
             status: &status,
         };
         let now = Timestamp::now();
@@ -216,6 +235,7 @@ impl Driver<'_> {
                 | Action::Stop { .. }
                 | Action::Suspend { .. }
                 | Action::Confirm { .. }
+                | Action::ReadChampions
                 | Action::Emit(_) => String::new(),
             })
             .collect();
@@ -237,6 +257,11 @@ impl Driver<'_> {
                 }
                 Action::Confirm { node, attempt, pod } => {
                     self.confirm(run, *node, *attempt, pod).await?;
+                    stands = false;
+                }
+                Action::ReadChampions => {
+                    let champions = register::champions(self.context, run).await?;
+                    lock(self.memory).observed.set_champions(champions);
                     stands = false;
                 }
                 // Said when the status that it is about is written.
@@ -292,6 +317,15 @@ impl Driver<'_> {
             let patch = status_patch::whole_patch(&version(object), serde_json::to_value(&status).map_err(json)?);
             self.write(object, patch).await?;
             return Ok(());
+        }
+        // Before the row that says so: what its Pipeline does not know by then, nobody would tell it.
+        for (node, _) in &plan.rows {
+            let was = before.stages.get(*node).map(|row| row.phase);
+            if was != Some(StagePhase::Succeeded)
+                && let Some(published) = published(self.frozen.graph(), &after.stages, *node)
+            {
+                register::register(self.context, object, &after.pipeline, &published).await?;
+            }
         }
         let patch =
             status_patch::run_patch(&version(object), object.status.as_ref(), &after, &plan.rows).map_err(json)?;

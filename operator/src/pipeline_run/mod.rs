@@ -7,6 +7,7 @@
 //! | `drive` | plan, act, write, until it is quiet | yes |
 //! | `launch` | an attempt as a Pod or a TrainingJob, and what the API server says to it | yes |
 //! | `build` | an attempt as a Pod, or a TrainingJob | no |
+//! | `register` | models that a run publishes, in its Pipeline's status | yes |
 //! | `stop` | attempts that are stopped, suspended or asked for | yes |
 //! | `finish` | what is left to do for an ended run | yes |
 
@@ -16,6 +17,7 @@ mod drive;
 mod finish;
 mod launch;
 pub(crate) mod observe;
+mod register;
 mod stop;
 
 use std::collections::{HashMap, HashSet};

@@ -15,6 +15,9 @@ pub(super) fn effective(stage: &Stage, defaults: Option<&Defaults>) -> Stage {
         StageKind::TrainingJob(training) => {
             training.roles.iter_mut().for_each(|role| container(&mut role.container, defaults));
         }
+        StageKind::Publish(_) => stage.retry = merge(stage.retry.take(), defaults.retry.as_ref()),
+        // They have nothing that takes time or is repeated.
+        StageKind::Gate(_) | StageKind::Approval(_) => return stage,
     }
     if stage.timeout.is_none() {
         stage.timeout.clone_from(&defaults.timeout);

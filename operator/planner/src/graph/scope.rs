@@ -40,6 +40,10 @@ impl Scope<'_> {
                 let roles = training.roles.iter().enumerate();
                 roles.map(|(i, role)| (path(&format!("trainingJob.roles[{i}].container")), &role.container)).collect()
             }
+            StageKind::Gate(_) | StageKind::Approval(_) | StageKind::Publish(_) => {
+                self.has_no_program(&stage)?;
+                Vec::new()
+            }
         };
         let programs: Vec<(String, Program)> = programs
             .into_iter()
@@ -48,6 +52,7 @@ impl Scope<'_> {
         let when = stage.when.as_ref().map(|text| Expression::parse(text, &path("when"))).transpose()?;
         let mut needs = Needs::default();
         self.declared_needs(&stage, &mut needs)?;
+        let judged = self.judged(&stage.kind, &mut needs)?;
         for (path, Program { command, env }) in &programs {
             for template in command.iter().chain(env.iter().map(|(_, template)| template)) {
                 for reference in template.references() {
@@ -71,7 +76,7 @@ impl Scope<'_> {
         let grace = self.seconds(stage.grace_period.as_ref(), "gracePeriod", 0)?.unwrap_or(GRACE_SECONDS);
         let hash = hash(&stage, self.spec)?;
         let programs = programs.into_iter().map(|(_, program)| program).collect();
-        Ok(Node { stage, section: self.section, needs: needs.0, when, policy, programs, timeout, grace, hash })
+        Ok(Node { stage, section: self.section, needs: needs.0, when, policy, programs, judged, timeout, grace, hash })
     }
 
     /// A training says itself when it begins again, and its roles what their Pods need. The API server says so first.
@@ -88,6 +93,24 @@ impl Scope<'_> {
             Some((_, field, message)) => {
                 Err(SpecProblem::new(Reason::InvalidPipeline, format!("{}.{field}", self.path), message))
             }
+            None => Ok(()),
+        }
+    }
+
+    /// What a program reads and writes is not said of a stage that has none. The API server says so first.
+    fn has_no_program(&self, stage: &Stage) -> Result<(), SpecProblem> {
+        let of_programs = [
+            (!stage.inputs.is_empty(), "inputs"),
+            (!stage.outputs.is_empty(), "outputs"),
+            (!stage.results.is_empty(), "results"),
+            (!stage.metrics.is_empty(), "metrics"),
+        ];
+        match of_programs.into_iter().find(|(said, _)| *said) {
+            Some((_, field)) => Err(SpecProblem::new(
+                Reason::InvalidPipeline,
+                format!("{}.{field}", self.path),
+                "is of programs: a gate, an approval or a publish stage has none; use dependsOn for the order",
+            )),
             None => Ok(()),
         }
     }
@@ -121,24 +144,35 @@ impl Scope<'_> {
             let path = format!("{}.after[{i}]", self.path);
             needs.add(self.upstream(&after.stage, &path)?, Branches::of(&after.phases));
         }
+        if let StageKind::Publish(publish) = &stage.kind
+            && let Some(from) = &publish.from
+        {
+            let node = self.output(from, format!("{}.publish.from", self.path))?;
+            needs.add(node, Branches::SUCCEEDED);
+        }
         for (i, input) in stage.inputs.iter().enumerate() {
             let Some(from) = &input.from else { continue };
-            let path = format!("{}.inputs[{i}].from", self.path);
-            let (name, output) = from.split_once('.').unwrap_or((from, ""));
-            let node = self.upstream(name, &path)?;
-            let outputs = &self.nodes[node].stage.outputs;
-            if !outputs.iter().any(|declared| declared.name == output) {
-                let known: Vec<&str> = outputs.iter().map(|declared| declared.name.as_str()).collect();
-                return Err(SpecProblem::new(
-                    Reason::UnknownReference,
-                    path,
-                    format!("stage {name} has no output {output}; it has: {}", listed(&known)),
-                ));
-            }
+            let node = self.output(from, format!("{}.inputs[{i}].from", self.path))?;
             let optional = input.optional.unwrap_or(false) || input.default.is_some();
             needs.add(node, if optional { Branches::ANY } else { Branches::SUCCEEDED });
         }
         Ok(())
+    }
+
+    /// The stage of `STAGE.OUTPUT`.
+    fn output(&self, from: &str, path: String) -> Result<usize, SpecProblem> {
+        let (name, output) = from.split_once('.').unwrap_or((from, ""));
+        let node = self.upstream(name, &path)?;
+        let outputs = &self.nodes[node].stage.outputs;
+        if outputs.iter().any(|declared| declared.name == output) {
+            return Ok(node);
+        }
+        let known: Vec<&str> = outputs.iter().map(|declared| declared.name.as_str()).collect();
+        Err(SpecProblem::new(
+            Reason::UnknownReference,
+            path,
+            format!("stage {name} has no output {output}; it has: {}", listed(&known)),
+        ))
     }
 
     fn reference(
@@ -216,7 +250,7 @@ impl Scope<'_> {
         Ok(())
     }
 
-    fn param(&self, name: &str, path: &str) -> Result<(), SpecProblem> {
+    pub(super) fn param(&self, name: &str, path: &str) -> Result<(), SpecProblem> {
         if self.spec.params.iter().any(|param| param.name == name) {
             return Ok(());
         }
@@ -229,7 +263,7 @@ impl Scope<'_> {
     }
 
     /// The index of a stage that this one may use.
-    fn upstream(&self, name: &str, path: &str) -> Result<usize, SpecProblem> {
+    pub(super) fn upstream(&self, name: &str, path: &str) -> Result<usize, SpecProblem> {
         match self.index.get(name) {
             Some(&node) if self.section == Section::Main || node < self.main => Ok(node),
             Some(_) => Err(SpecProblem::new(
@@ -276,7 +310,7 @@ impl Scope<'_> {
         Ok(())
     }
 
-    fn seconds(&self, text: Option<&String>, field: &str, least: u64) -> Result<Option<u64>, SpecProblem> {
+    pub(super) fn seconds(&self, text: Option<&String>, field: &str, least: u64) -> Result<Option<u64>, SpecProblem> {
         let Some(text) = text else { return Ok(None) };
         match duration_seconds(text) {
             Some(seconds) if seconds >= least => Ok(Some(seconds)),
@@ -317,6 +351,6 @@ fn hash(stage: &Stage, spec: &PipelineSpec) -> Result<String, SpecProblem> {
     Ok(names::hash(&[&stage, &shared]))
 }
 
-fn listed(names: &[&str]) -> String {
+pub(super) fn listed(names: &[&str]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }

@@ -7,12 +7,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::names;
 use trainyard_crds::v1alpha1::{
-    Cause, Concurrency, PipelineSpec, PipelineStatus, RetryFailedRevision, Revision, RevisionPhase, RunPhase,
+    Cause, Concurrency, ModelReference, PipelineSpec, PipelineStatus, RetryFailedRevision, Revision, RevisionPhase, RunPhase,
     TriggerStatus,
 };
 
 use super::key::run_key;
 use super::ledger::{Ledger, end};
+use super::models::dethroned;
 use super::triggers::{ask, quiet, say};
 
 /// Most repetitions of a revision that fails.
@@ -75,6 +76,10 @@ pub struct NewRun {
     pub trigger: String,
     /// What started it.
     pub cause: Cause,
+    /// How often its revision was repeated after a failure.
+    pub retries: u32,
+    /// Versions that it promotes instead of training; empty for a run of the pipeline's stages.
+    pub promotes: Vec<ModelReference>,
 }
 
 /// What is to be done.
@@ -145,12 +150,22 @@ pub fn creates(revisions: &[Revision], runs: &BTreeMap<String, SeenRun>) -> Vec<
             key: entry.key.clone(),
             trigger: entry.trigger.clone(),
             cause: entry.cause.clone(),
+            retries: entry.retries,
+            promotes: entry.promotes.clone(),
         })
         .collect()
 }
 
 fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
     a.into_iter().chain(b).min()
+}
+
+/// Name of the run of an entry.
+fn name_of(seen: &Seen<'_>, entry: &Revision) -> String {
+    match entry.promotes.is_empty() {
+        true => names::triggered_run(seen.name, &entry.key, entry.retries),
+        false => names::rollback_run(seen.name, &entry.key, entry.rollbacks, entry.retries),
+    }
 }
 
 /// A new entry for a cause.
@@ -160,6 +175,8 @@ fn entry(seen: &Seen<'_>, trigger: &str, cause: Cause) -> Revision {
         run: names::triggered_run(seen.name, &key, 0),
         key,
         retries: 0,
+        rollbacks: 0,
+        promotes: Vec::new(),
         trigger: trigger.to_owned(),
         cause,
         phase: RevisionPhase::Queued,
@@ -210,7 +227,7 @@ fn retry(seen: &Seen<'_>, ledger: &mut Ledger) -> Option<Timestamp> {
     }
     // Only the newest entry: what came later has taken the place of the others.
     let newest = ledger.entries.first_mut()?;
-    let current = newest.key == run_key(seen.spec, &newest.cause);
+    let current = newest.key == run_key(seen.spec, &newest.cause) && newest.reason != Reason::AlreadyRun.as_str();
     if newest.phase != RevisionPhase::Failed || !current || newest.retries >= RETRIES {
         return None;
     }
@@ -220,7 +237,7 @@ fn retry(seen: &Seen<'_>, ledger: &mut Ledger) -> Option<Timestamp> {
         return Some(due);
     }
     newest.retries += 1;
-    newest.run = names::triggered_run(seen.name, &newest.key, newest.retries);
+    newest.run = name_of(seen, newest);
     newest.phase = RevisionPhase::Queued;
     newest.reason.clear();
     newest.message.clear();
@@ -250,6 +267,16 @@ fn fire(seen: &Seen<'_>, ledger: &mut Ledger, status: &mut TriggerStatus, cause:
     match known.map(|known| (known.phase, known.run.clone())) {
         Some((RevisionPhase::Queued | RevisionPhase::Starting | RevisionPhase::Running, _)) => {
             status.key = new.key;
+            return true;
+        }
+        // The spec is as it was before: what came of it then is put back, and nothing is trained.
+        Some(_) if by_spec && rolls_back(seen, ledger, &new.key) => {
+            status.key = new.key;
+            status.last_fired = Some(Time(seen.now));
+            quiet(status);
+            if let Some(entry) = ledger.get(&status.key) {
+                status.run.clone_from(&entry.run);
+            }
             return true;
         }
         // What was not run because of another one is run now that it is wanted again.
@@ -289,6 +316,28 @@ fn fire(seen: &Seen<'_>, ledger: &mut Ledger, status: &mut TriggerStatus, cause:
     status.last_fired = Some(Time(seen.now));
     status.run.clone_from(&new.run);
     ledger.put(new);
+    true
+}
+
+/// Has the entry of a revision that has published models promote them again, if others have taken their place. Returns whether it does.
+fn rolls_back(seen: &Seen<'_>, ledger: &mut Ledger, key: &str) -> bool {
+    let promotes = dethroned(&seen.status.models, key);
+    let Some(entry) = ledger.entries.iter_mut().find(|entry| entry.key == key).filter(|_| !promotes.is_empty()) else {
+        return false;
+    };
+    let words: Vec<String> =
+        promotes.iter().map(|model| format!("version {} of model {}", model.version, model.model)).collect();
+    entry.message = format!("the spec has returned to this revision: {} becomes champion again", words.join(", "));
+    entry.promotes = promotes;
+    entry.rollbacks = entry.rollbacks.saturating_add(1);
+    entry.retries = 0;
+    entry.phase = RevisionPhase::Queued;
+    entry.reason.clear();
+    entry.completed = None;
+    entry.run = name_of(seen, entry);
+    // It is the newest now.
+    let entry = entry.clone();
+    ledger.put(entry);
     true
 }
 

@@ -101,6 +101,9 @@ fn follow(entry: &mut Revision, run: Option<&SeenRun>, now: Timestamp) {
                 RunPhase::Failed => RevisionPhase::Failed,
             };
             entry.completed = Some(Time(completed.unwrap_or(now)));
+            if ended == RevisionPhase::Succeeded {
+                entry.promotes.clear();
+            }
             end(entry, ended, (reason, message.clone()), now);
         }
         (RevisionPhase::Starting, Some(SeenRun::Foreign)) => {

@@ -8,9 +8,11 @@ mod decide;
 mod instants;
 mod key;
 mod ledger;
+mod models;
 mod triggers;
 
 pub use decide::{Decision, NewRun, Seen, SeenRun, creates, decide};
 pub use key::run_key;
 pub use ledger::unsettled;
+pub use models::{PublishedBy, champions, register};
 pub use triggers::check;

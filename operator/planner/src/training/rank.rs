@@ -111,6 +111,8 @@ pub fn rank_spec(
             prefix: paths::checkpoint_prefix(&prefix),
             upload: first,
         }),
+        publish: None,
+        ledger: None,
     })
 }
 

@@ -53,6 +53,8 @@ pub struct StageCase {
     pub allow_failure: bool,
     /// Whether it trains, by a job of its own.
     pub trains: bool,
+    /// Whether it is a gate: the metric of every other stage that it depends on must be 0.5.
+    pub gate: bool,
     /// How its first attempts end; later ones succeed.
     pub outcomes: Vec<Outcome>,
 }
@@ -69,7 +71,7 @@ pub struct Case {
 
 impl StageCase {
     pub fn plain(uses: Vec<Use>) -> Self {
-        Self { uses, when: None, limit: 0, infra_limit: 5, allow_failure: false, trains: false, outcomes: Vec::new() }
+        Self { uses, when: None, limit: 0, infra_limit: 5, allow_failure: false, trains: false, gate: false, outcomes: Vec::new() }
     }
 
     /// The same as a stage that trains: what its job says of its end is the last word, and only one that is deleted has a successor.
@@ -145,6 +147,25 @@ impl Case {
         self.stages.iter().enumerate().map(|(index, stage)| (self.name(index), stage)).chain(finally)
     }
 
+    /// Whether a gate has a check of this stage before it.
+    fn is_checked(&self, gate: &StageCase, before: usize) -> bool {
+        gate.uses[before] == Use::DependsOn && !self.stages[before].gate
+    }
+
+    /// What is drawn as a gate is one if it has something to check, and has nothing that gates have not; nobody reads what gates do not
+    /// write.
+    fn with_gates(mut self) -> Self {
+        for index in 0..self.stages.len() {
+            let (before, rest) = self.stages.split_at_mut(index);
+            make_gate(&mut rest[0], before);
+        }
+        for stage in &mut self.finally {
+            stage.gate = false;
+            make_gate(stage, &self.stages);
+        }
+        self
+    }
+
     fn name(&self, index: usize) -> String {
         format!("s{}", self.labels[index])
     }
@@ -216,6 +237,16 @@ impl Case {
             "retry": { "limit": stage.limit, "infraLimit": stage.infra_limit },
             "allowFailure": stage.allow_failure,
         });
+        if stage.gate {
+            let checks: Vec<Value> = (0..stage.uses.len())
+                .filter(|index| self.is_checked(stage, *index))
+                .map(|index| json!({ "metric": format!("{}.m", self.name(index)), "min": 0.5 }))
+                .collect();
+            let fields = json.as_object_mut().unwrap();
+            let of_programs = ["container", "outputs", "results", "metrics", "inputs", "retry"];
+            fields.retain(|name, _| !of_programs.contains(&name.as_str()));
+            fields.insert("gate".into(), json!({ "checks": checks }));
+        }
         if stage.trains {
             let container = json!({ "image": "python:3.13", "command": ["python3", "x.py"] });
             let roles = json!([{ "name": "worker", "replicas": 2, "container": container }]);
@@ -233,7 +264,9 @@ impl Case {
     pub fn expected(&self) -> Vec<(StagePhase, String)> {
         let mut ends: Vec<(StagePhase, String, f64)> = Vec::new();
         for (_, stage) in self.all() {
-            ends.push(end(stage, &ends));
+            let checked = ends.iter().enumerate().filter(|(index, _)| stage.gate && self.is_checked(stage, *index));
+            let fails = checked.map(|(_, end)| end.2).any(|metric| metric < 0.5);
+            ends.push(end(stage, &ends, fails));
         }
         ends.into_iter().map(|(phase, reason, _)| (phase, reason)).collect()
     }
@@ -250,7 +283,7 @@ impl Case {
 }
 
 /// How a stage ends after those before it have.
-fn end(stage: &StageCase, before: &[(StagePhase, String, f64)]) -> (StagePhase, String, f64) {
+fn end(stage: &StageCase, before: &[(StagePhase, String, f64)], gate_fails: bool) -> (StagePhase, String, f64) {
     use StagePhase::{Failed, Skipped, Succeeded};
     let skipped = |reason: &str| (Skipped, reason.to_owned(), 0.0);
     // In the order in which the spec lists its needs: dependsOn, after, inputs.
@@ -285,7 +318,27 @@ fn end(stage: &StageCase, before: &[(StagePhase, String, f64)]) -> (StagePhase, 
     if !conditions || stage.when == Some(false) {
         return skipped("WhenFalse");
     }
-    stage.attempts()
+    match (stage.gate, gate_fails) {
+        (true, true) => (Failed, "GateFailed".to_owned(), 0.0),
+        (true, false) => (Succeeded, String::new(), 0.0),
+        (false, _) => stage.attempts(),
+    }
+}
+
+fn make_gate(stage: &mut StageCase, before: &[StageCase]) {
+    stage.gate &= stage.uses.iter().zip(before).any(|(how, other)| *how == Use::DependsOn && !other.gate);
+    if stage.gate {
+        (stage.limit, stage.infra_limit, stage.trains) = (0, 5, false);
+        stage.outcomes.clear();
+    }
+    for (how, other) in stage.uses.iter_mut().zip(before) {
+        *how = match *how {
+            Use::Input if stage.gate || other.gate => Use::DependsOn,
+            Use::OptionalInput | Use::InputWithDefault if stage.gate || other.gate => Use::AfterAny,
+            Use::WhenMetric if other.gate => Use::WhenSucceeded,
+            how => how,
+        };
+    }
 }
 
 /// An outcome; shrinks to success.
@@ -315,10 +368,11 @@ fn stage(before: usize, uses: &'static [Use]) -> impl Strategy<Value = StageCase
         prop::bool::weighted(0.2),
         proptest::collection::vec(outcome(), 0..4),
         prop::bool::weighted(0.2),
+        prop::bool::weighted(0.2),
     )
-        .prop_map(|(uses, when, (limit, infra_limit), allow_failure, outcomes, trains)| {
-            let plain = StageCase { uses, when, limit, infra_limit, allow_failure, trains: false, outcomes };
-            if trains { plain.training() } else { plain }
+        .prop_map(|(uses, when, (limit, infra_limit), allow_failure, outcomes, trains, gate)| {
+            let plain = StageCase { uses, when, limit, infra_limit, allow_failure, trains: false, gate, outcomes };
+            if trains && !gate { plain.training() } else { plain }
         })
 }
 
@@ -335,5 +389,6 @@ pub fn cases() -> impl Strategy<Value = Case> {
             finally,
             parallel,
         })
+        .prop_map(Case::with_gates)
     })
 }

@@ -126,7 +126,8 @@ pub fn assert_as_expected(case: &Case, world: &World) {
     let ends: Vec<_> = world.status.stages.iter().map(|row| (row.phase, row.reason.clone())).collect();
     assert_eq!(ends, case.expected());
     assert_eq!(world.status.phase, Some(case.expected_phase()));
-    for row in &world.status.stages {
+    let nodes = world.graph.nodes().iter();
+    for (row, _) in world.status.stages.iter().zip(nodes).filter(|(_, node)| !node.is_judged()) {
         assert_eq!(row.phase == StagePhase::Succeeded, world.commits.contains_key(&row.name), "{row:?}");
     }
     if world.status.phase == Some(RunPhase::Failed) {

@@ -5,6 +5,7 @@
 
 mod case;
 mod exhaustive;
+mod judged;
 mod laws;
 mod scenarios;
 mod stale;

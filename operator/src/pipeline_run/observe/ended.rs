@@ -113,6 +113,7 @@ const fn class(outcome: Outcome) -> Class {
         | Outcome::StoreAccessDenied
         | Outcome::StoreUnsupported
         | Outcome::InputMissing
-        | Outcome::ConfigError => Class::Fatal,
+        | Outcome::ConfigError
+        | Outcome::AlreadyRun => Class::Fatal,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use trainyard_crds::v1alpha1::{Branch, FailureCounts, PipelineRunStatus, RunState, Stage, StagePhase};
+use trainyard_crds::v1alpha1::{Branch, FailureCounts, PipelineRunStatus, RunState, Stage, StageKind, StagePhase};
 
 use super::World;
 
@@ -21,6 +21,10 @@ pub fn needs(world: &World, stage: &Stage) -> Vec<(String, BTreeSet<Branch>)> {
             let optional = input.optional == Some(true) || input.default.is_some();
             needs.push((name.to_owned(), if optional { any() } else { succeeded() }));
         }
+    }
+    if let StageKind::Gate(gate) = &stage.kind {
+        let checked = gate.checks.iter().filter_map(|check| check.metric.as_ref()?.split_once('.'));
+        needs.extend(checked.map(|(name, _)| (name.to_owned(), succeeded())));
     }
     if let Some(when) = &stage.when {
         let read = world.spec.stages.iter().filter(|other| when.contains(&format!("stages.{}.", other.name)));
@@ -107,7 +111,9 @@ impl World {
             assert_eq!(after.retry_at.is_some(), after.phase == StagePhase::Retrying, "{after:?}");
             let job = after.training.as_ref().map(|training| &training.job);
             assert_eq!(job.unwrap_or(&after.pod).is_empty(), after.attempt.is_none(), "{after:?}");
-            if after.phase == StagePhase::Succeeded && after.cached_from.is_none() {
+            let judged = self.graph.position(&after.name).is_some_and(|node| self.graph.nodes()[node].is_judged());
+            assert!(!judged || after.attempt.is_none(), "a stage without a Pod has an attempt: {after:?}");
+            if after.phase == StagePhase::Succeeded && after.cached_from.is_none() && !judged {
                 let record = self.commits.get(&after.name).unwrap_or_else(|| panic!("no record: {after:?}"));
                 assert_eq!(after.metrics, record.metrics);
                 let digests = |row: Vec<(&String, &String)>| {

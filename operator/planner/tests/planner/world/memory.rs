@@ -52,6 +52,9 @@ impl World {
         for (stage, blocked) in &self.blocked {
             observed.block(stage, blocked.clone());
         }
+        if self.champions_read {
+            observed.set_champions(self.champions.clone());
+        }
         assert_eq!(*planned, plan(&self.graph, &self.run(), &observed, self.now));
     }
 
@@ -64,6 +67,9 @@ impl World {
             params,
             state,
             suspend,
+            approvals,
+            champions,
+            champions_read,
             generation,
             now,
             status,
@@ -97,6 +103,7 @@ impl World {
             && (late, skipped, blocked) == (&other.late, &other.skipped, &other.blocked)
             && (pods, commits) == (&other.pods, &other.commits)
             && (self.attempts(), self.gone(), self.lost()) == (other.attempts(), other.gone(), other.lost())
+            && (approvals, champions, *champions_read) == (&other.approvals, &other.champions, other.champions_read)
             && (params, script) == (&other.params, &other.script)
             && Rc::ptr_eq(spec, &other.spec)
             && Rc::ptr_eq(graph, &other.graph)

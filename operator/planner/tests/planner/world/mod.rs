@@ -16,7 +16,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 use trainyard_crds::condition::Reason;
 use trainyard_crds::names;
-use trainyard_crds::v1alpha1::{PipelineRunStatus, PipelineSpec, Resolved, RunPhase, RunState, StageStatus};
+use trainyard_crds::v1alpha1::{
+    ApprovalDecision, PipelineRunStatus, PipelineSpec, Resolved, RunPhase, RunState, StageStatus, Verdict,
+};
 use trainyard_planner::{
     Action, Attempt, AttemptState, Blocked, Class, Committed, Ended, Graph, Note, Observed, Plan, Run, initial, plan,
 };
@@ -49,6 +51,12 @@ pub struct World {
     pub params: Map<String, Value>,
     pub state: RunState,
     pub suspend: bool,
+    /// What people have said of approvals.
+    pub approvals: BTreeMap<String, ApprovalDecision>,
+    /// Champions of the pipeline's models, in the API server.
+    pub champions: trainyard_planner::Champions,
+    /// Whether the operator has read them.
+    pub(crate) champions_read: bool,
     pub generation: i64,
     pub now: Timestamp,
     /// The status in the API server.
@@ -115,6 +123,9 @@ impl World {
             params,
             state: RunState::Active,
             suspend: false,
+            approvals: BTreeMap::new(),
+            champions: trainyard_planner::Champions::new(),
+            champions_read: false,
             generation: 1,
             now: BEGIN,
             status,
@@ -150,6 +161,8 @@ impl World {
             params: &self.params,
             state: self.state,
             suspend: self.suspend,
+            approvals: &self.approvals,
+            origin: None,
             status: &self.status,
         }
     }
@@ -184,6 +197,13 @@ impl World {
             self.suspend = suspend;
             self.edited();
         }
+    }
+
+    /// Somebody decides on an approval. It cannot be taken back.
+    pub fn decide(&mut self, stage: &str, decision: Verdict) {
+        let decision = ApprovalDecision { decision, by: "ada".into(), comment: None };
+        self.approvals.entry(stage.to_owned()).or_insert(decision);
+        self.edited();
     }
 
     fn edited(&mut self) {
@@ -246,6 +266,12 @@ impl World {
                     self.confirm(*node, *attempt);
                     stands = false;
                 }
+                Action::ReadChampions => {
+                    assert!(!self.champions_read, "it asks for what it knows");
+                    self.observed.set_champions(self.champions.clone());
+                    self.champions_read = true;
+                    stands = false;
+                }
                 Action::Emit(_) => {}
             }
         }
@@ -262,6 +288,8 @@ impl World {
             self.check_write(&status);
             self.status = status;
             self.due = true;
+            self.observed.forget_champions();
+            self.champions_read = false;
         }
         for note in notes {
             self.done.push(format!("event {:?} {}: {}", note.kind, note.reason, note.message));
@@ -289,6 +317,7 @@ impl World {
     /// The operator dies and starts again: early reports are forgotten, refusals too, and all Pods are listed.
     pub fn crash(&mut self) {
         self.observed = Observed::default();
+        self.champions_read = false;
         self.gone.clear();
         self.lost.clear();
         self.blocked.clear();
