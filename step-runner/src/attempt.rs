@@ -25,7 +25,7 @@ use crate::stage_out::{Publisher, commit};
 use crate::stop::{Reason, Stop, Stopped};
 use crate::store::{Opener, Store, StoreError};
 use crate::training::Training;
-use crate::{beneath, exec, layout, process, training};
+use crate::{beneath, exec, layout, ledger, process, training};
 
 /// How long the probe of a store is waited for after a failure.
 const PROBE_END: Duration = Duration::from_secs(2);
@@ -230,9 +230,16 @@ impl<'a> Attempt<'a> {
         Ok(Ran::Ended(ended, probe))
     }
 
-    /// Looks for a commit and fetches the inputs meanwhile; a commit makes the inputs needless, and their errors too.
+    /// Looks for a commit and fetches the inputs meanwhile; a commit makes the inputs needless, and their errors too. Without one the
+    /// ledger is asked, whose answer comes before anything is done.
     async fn look_and_fetch(&self) -> Result<(Option<Record>, Option<Inputs>), Failure> {
-        let look = commit::existing(&self.store, self.spec);
+        let look = async {
+            let existing = commit::existing(&self.store, self.spec).await?;
+            if let (None, Some(ledger)) = (&existing, &self.spec.ledger) {
+                ledger::take(&self.store, self.spec, ledger).await?;
+            }
+            Ok::<_, Failure>(existing)
+        };
         let fetch = stage_in::fetch(self.spec, &self.opener, &self.store);
         tokio::pin!(look, fetch);
         let mut fetched = None;

@@ -19,6 +19,7 @@ mod environment;
 mod exec;
 mod failure;
 mod layout;
+mod ledger;
 mod log;
 mod mutant;
 mod oom;
