@@ -5,12 +5,15 @@
 //! fetch the inputs  (at the same time)  ->  (probe the store)  ->  send outputs, log     -> termination message -> exit
 //! ```
 //!
+//! Without a COMMIT the ledger is asked, if the step has one, before anything is done. A stage that publishes a model does that between
+//! the inputs and the commit, see [`crate::publish`], and has no program.
+//!
 //! For a rank of a training there is more between the inputs and the program, and beside it: see [`crate::training`].
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use step_protocol::{CheckpointName, Outcome, StepReport, StepSpec, Text};
+use step_protocol::{CheckpointName, Outcome, PublishSpec, StepReport, StepSpec, Text};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -25,7 +28,7 @@ use crate::stage_out::{Publisher, commit};
 use crate::stop::{Reason, Stop, Stopped};
 use crate::store::{Opener, Store, StoreError};
 use crate::training::Training;
-use crate::{beneath, exec, layout, process, training};
+use crate::{beneath, exec, layout, ledger, process, publish, training};
 
 /// How long the probe of a store is waited for after a failure.
 const PROBE_END: Duration = Duration::from_secs(2);
@@ -119,8 +122,9 @@ struct Attempt<'a> {
 }
 
 /// What the program left, or that there was none to run.
-enum Ran {
+enum Ran<'a> {
     Adopted(Record),
+    Publishes(&'a PublishSpec),
     Ended(Ended, JoinHandle<Result<(), StoreError>>),
 }
 
@@ -146,11 +150,11 @@ impl<'a> Attempt<'a> {
         let ran = self.run_program().await;
         let exit_code = match &ran {
             Ok(Ran::Ended(ended, _)) => ended.code,
-            Ok(Ran::Adopted(_)) | Err(_) => None,
+            Ok(Ran::Adopted(_) | Ran::Publishes(_)) | Err(_) => None,
         };
         let times = match &ran {
             Ok(Ran::Ended(ended, _)) => Some((ended.started, ended.finished)),
-            Ok(Ran::Adopted(_)) | Err(_) => None,
+            Ok(Ran::Adopted(_) | Ran::Publishes(_)) | Err(_) => None,
         };
         let root = match rustix::io::fcntl_dupfd_cloexec(&self.root, 3) {
             Ok(root) => root,
@@ -202,7 +206,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Everything up to the end of the user's program.
-    async fn run_program(&self) -> Result<Ran, Failure> {
+    async fn run_program(&self) -> Result<Ran<'a>, Failure> {
         let (existing, inputs) = tokio::select! {
             found = self.look_and_fetch() => found?,
             why = self.stop.wait() => return Err(stopped(self.spec, why, "before its program was started")),
@@ -210,6 +214,9 @@ impl<'a> Attempt<'a> {
         if let Some(record) = existing {
             say!("attempt {} has committed this stage; its outputs count and nothing is run", record.record.attempt);
             return Ok(Ran::Adopted(record));
+        }
+        if let Some(publish) = &self.spec.publish {
+            return Ok(Ran::Publishes(publish));
         }
         let Some(inputs) = inputs else { return Err(Failure::new(Outcome::RunnerError, "no inputs were fetched")) };
         let Some(training) = &self.training else {
@@ -230,9 +237,16 @@ impl<'a> Attempt<'a> {
         Ok(Ran::Ended(ended, probe))
     }
 
-    /// Looks for a commit and fetches the inputs meanwhile; a commit makes the inputs needless, and their errors too.
+    /// Looks for a commit and fetches the inputs meanwhile; a commit makes the inputs needless, and their errors too. Without one the
+    /// ledger is asked, whose answer comes before anything is done.
     async fn look_and_fetch(&self) -> Result<(Option<Record>, Option<Inputs>), Failure> {
-        let look = commit::existing(&self.store, self.spec);
+        let look = async {
+            let existing = commit::existing(&self.store, self.spec).await?;
+            if let (None, Some(ledger)) = (&existing, &self.spec.ledger) {
+                ledger::take(&self.store, self.spec, ledger).await?;
+            }
+            Ok::<_, Failure>(existing)
+        };
         let fetch = stage_in::fetch(self.spec, &self.opener, &self.store);
         tokio::pin!(look, fetch);
         let mut fetched = None;
@@ -289,9 +303,10 @@ impl<'a> Attempt<'a> {
     }
 
     /// From the end of the program to the commit.
-    async fn conclude(&self, ran: Result<Ran, Failure>, publisher: &Publisher<'_>) -> Result<Record, Failure> {
+    async fn conclude(&self, ran: Result<Ran<'_>, Failure>, publisher: &Publisher<'_>) -> Result<Record, Failure> {
         let (ended, probe) = match ran? {
             Ran::Adopted(record) => return Ok(record),
+            Ran::Publishes(spec) => return self.publish(spec, publisher).await,
             Ran::Ended(ended, probe) => (ended, probe),
         };
         let verdict = async {
@@ -320,11 +335,31 @@ impl<'a> Attempt<'a> {
             Ok(made) => made,
         };
         verdict.await?;
+        let commit = publisher.commit(made, ended.started, ended.finished);
+        self.unless_given_up(publisher, commit, "while it was committed").await
+    }
+
+    /// What a stage does that has no program. It may end well within the grace, as what a program left is sent and committed.
+    async fn publish(&self, spec: &PublishSpec, publisher: &Publisher<'_>) -> Result<Record, Failure> {
+        let started = SystemTime::now();
+        let whole = async {
+            let made = publish::publish(self.spec, spec, &self.store).await?;
+            publisher.commit(made, started, SystemTime::now()).await
+        };
+        self.unless_given_up(publisher, whole, "while it published").await
+    }
+
+    async fn unless_given_up(
+        &self,
+        publisher: &Publisher<'_>,
+        work: impl Future<Output = Result<Record, Failure>>,
+        doing: &str,
+    ) -> Result<Record, Failure> {
         tokio::select! {
-            record = publisher.commit(made, ended.started, ended.finished) => record,
+            record = work => record,
             () = publisher.given_up() => {
                 let Some(why) = self.stop.now() else { return Err(Failure::new(Outcome::RunnerError, "stopped for no reason")) };
-                Err(stopped(self.spec, why, "while it was committed"))
+                Err(stopped(self.spec, why, doing))
             }
         }
     }

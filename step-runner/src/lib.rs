@@ -1,7 +1,8 @@
 //! The parent process of the user's command in every stage Pod.
 //!
 //! It fetches and verifies inputs ([`stage_in`]), runs the program in a process group of its own ([`exec`]), checks and sends its
-//! outputs and commits them exactly once ([`stage_out`]), and says how it ended ([`report`]). [`attempt`] is the order of these
+//! outputs and commits them exactly once ([`stage_out`]), and says how it ended ([`report`]). A stage may publish a model instead of
+//! running a program ([`publish`]). [`attempt`] is the order of these
 //! things. What it agrees on with the operator is the crate `step-protocol`; it never talks to Kubernetes.
 //!
 //! The child is not trusted: it cannot read this process ([`process`]), does not see its variables ([`environment`]), and whatever
@@ -19,11 +20,13 @@ mod environment;
 mod exec;
 mod failure;
 mod layout;
+mod ledger;
 mod log;
 mod mutant;
 mod oom;
 mod process;
 mod progress;
+mod publish;
 mod rank;
 mod report;
 mod stage_in;

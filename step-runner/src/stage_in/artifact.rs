@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
-use step_protocol::{CommitRecord, Manifest, ManifestFile, Outcome, paths};
+use step_protocol::{CommitRecord, CommittedOutput, Manifest, ManifestFile, Outcome, paths};
 
 use super::contents::Contents;
 use super::place::Place;
@@ -27,6 +27,17 @@ pub(super) async fn fetch(
     directory: &Path,
     name: &str,
 ) -> Result<(), InputError> {
+    let committed = find(record, output, digest)?;
+    let manifest = read_manifest(store, &committed.prefix, &committed.digest).await?;
+    fetch_all(store, &committed.prefix, manifest, output, directory, name).await
+}
+
+/// The output in a commit record, if it has the digest that the operator knows.
+pub(super) fn find<'a>(
+    record: &'a CommitRecord,
+    output: &str,
+    digest: Option<&str>,
+) -> Result<&'a CommittedOutput, InputError> {
     let committed = record.outputs.iter().find(|committed| committed.name == output).ok_or_else(|| {
         InputError::Missing(format!("the commit record of the stage {:?} has no output {output:?}", record.stage))
     })?;
@@ -38,8 +49,12 @@ pub(super) async fn fetch(
             record.stage, committed.digest
         )));
     }
-    let manifest = read_manifest(store, &committed.prefix, &committed.digest).await?;
-    fetch_all(store, &committed.prefix, manifest, output, directory, name).await
+    Ok(committed)
+}
+
+/// Whether the manifest of an output is there and has its digest.
+pub(super) async fn check(store: &Store, committed: &CommittedOutput) -> Result<(), InputError> {
+    read_manifest(store, &committed.prefix, &committed.digest).await.map(drop)
 }
 
 /// Fetches what a manifest with a checksum of its own names.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use step_protocol::{CommitRecord, InputSource, InputSpec, Outcome, Segment, StepSpec, Text, paths};
+use step_protocol::{CommitRecord, CommittedOutput, InputSource, InputSpec, Outcome, Segment, StepSpec, Text, paths};
 
 use crate::failure::Failure;
 use crate::store::{Opener, Store};
@@ -45,6 +45,24 @@ impl From<crate::store::StoreError> for InputError {
 /// Fetches the directory at `prefix`, whose manifest carries its own checksum, into `<root>/<name>`.
 pub(crate) async fn restore(store: &Store, prefix: &str, root: &Path, name: &str) -> Result<(), InputError> {
     artifact::restore(store, prefix, root, name).await
+}
+
+/// An output of another stage, by the stage's commit record. Its manifest is there and has its digest.
+pub(crate) async fn committed(
+    store: &Store,
+    commit: &str,
+    output: &str,
+    digest: Option<&str>,
+) -> Result<CommittedOutput, InputError> {
+    let record = read_record(store, commit).await?.ok_or_else(|| no_record(store, commit))?;
+    let committed = artifact::find(&record.record, output, digest)?;
+    artifact::check(store, committed).await?;
+    Ok(committed.clone())
+}
+
+/// Whether the manifest of an output is there and has its digest.
+pub(crate) async fn check_manifest(store: &Store, output: &CommittedOutput) -> Result<(), InputError> {
+    artifact::check(store, output).await
 }
 
 fn corrupt(message: String) -> InputError {

@@ -13,6 +13,8 @@ use crate::store::{Created, Store};
 
 /// How often a record that is said to exist is looked for.
 const LOOKS: u32 = 5;
+/// The last second of the year 9999.
+const LAST_SECOND: u64 = 253_402_300_799;
 
 /// The stage's record, if there is one already.
 pub(crate) async fn existing(store: &Store, spec: &StepSpec) -> Result<Option<Record>, Failure> {
@@ -83,7 +85,24 @@ impl Publisher<'_> {
     }
 }
 
-/// Milliseconds, UTC.
+/// Milliseconds, UTC. Of a time that cannot be written so, before 1970 or after 9999, the nearest that can.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(LAST_SECOND);
+    let time = time.clamp(SystemTime::UNIX_EPOCH, end);
     humantime::format_rfc3339_millis(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_can_be_written() {
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(rfc3339(at(1)), "1970-01-01T00:00:01.000Z");
+        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH - Duration::from_secs(5)), "1970-01-01T00:00:00.000Z");
+        for late in [LAST_SECOND, LAST_SECOND + 1, 1 << 60] {
+            assert_eq!(rfc3339(at(late)), "9999-12-31T23:59:59.000Z");
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! Artifacts in object storage or on a volume, by one small set of operations.
 //!
 //! [`open`] turns a URL into a [`Store`], [`http`] carries its requests, [`upload`] and [`download`] move files in bounded
-//! memory, [`probe`] asks whether it can create exclusively, [`error`] says what went wrong. Each operation tries again by itself
-//! as long as the store is merely unavailable.
+//! memory, [`claim`] takes a key that only one may have, [`listing`] says what there is, [`probe`] asks whether it can create
+//! exclusively, [`error`] says what went wrong. Each operation tries again by itself as long as the store is merely unavailable.
 
 use std::fmt;
 use std::future::Future;
@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
 use object_store::local::LocalFileSystem;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
@@ -19,15 +18,18 @@ use object_store::{GetOptions, GetResultPayload, ObjectMeta, ObjectStore, Object
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+mod claim;
 #[cfg(test)]
 mod conformance;
 mod download;
 mod error;
 mod http;
+mod listing;
 mod open;
 mod probe;
 mod upload;
 
+pub(crate) use claim::Claimed;
 pub(crate) use download::{Expected, InMemory};
 pub(crate) use error::StoreError;
 pub(crate) use http::post;
@@ -248,26 +250,6 @@ impl Store {
             Err(StoreError::NotFound { .. }) => Ok(None),
             other => other.map(Some),
         }
-    }
-
-    /// Every object below `prefix` (which ends with `/`): keys relative to it, sorted.
-    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<(String, ObjectMeta)>, StoreError> {
-        let directory = prefix.trim_end_matches('/');
-        let path = if directory.is_empty() { self.below.clone() } else { self.path(directory)? };
-        let listed =
-            self.trying(&self.name(prefix), || self.objects().list(Some(&path)).try_collect::<Vec<ObjectMeta>>()).await;
-        let base = if path.as_ref().is_empty() { String::new() } else { format!("{path}/") };
-        let mut objects: Vec<_> = match listed {
-            Ok(objects) => objects,
-            Err(StoreError::NotFound { .. }) => Vec::new(),
-            Err(error) => return Err(error),
-        }
-        .into_iter()
-        .filter_map(|meta| Some((meta.location.as_ref().strip_prefix(&base)?.to_owned(), meta)))
-        .filter(|(key, _)| !key.is_empty())
-        .collect();
-        objects.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(objects)
     }
 
     /// Deletes objects that nobody reads any more; what cannot be deleted stays for retention.

@@ -8,12 +8,13 @@ pub mod gang;
 pub mod group;
 pub mod network;
 pub mod proxy;
+pub mod publishing;
 pub mod python;
 pub mod worlds;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
@@ -199,7 +200,11 @@ impl Step {
     }
 
     pub fn wait(&self, child: Child) -> Done {
-        let output = child.wait_with_output().unwrap();
+        self.done(child.wait_with_output().unwrap())
+    }
+
+    /// What is left when the runner has ended with such an output.
+    pub fn done(&self, output: Output) -> Done {
         let message = std::fs::read_to_string(&self.termination).unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let (stdout, stderr) = (text(output.stdout), text(output.stderr));
