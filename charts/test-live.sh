@@ -268,6 +268,8 @@ case_of 'rights: edit writes Pipelines' until_true can yes alice create pipeline
 case_of 'rights: edit does not use accounts' can no alice use serviceaccounts --namespace "$a"
 case_of 'rights: admin uses accounts' until_true can yes dave use serviceaccounts --namespace "$a"
 case_of 'rights: admin lets others use accounts' creates dave "$(merged "$use" '{"metadata":{"name":"other"}}')"
+case_of 'rights: admin approves' can yes dave approve pipelineruns.trainyard.dev --namespace "$a"
+case_of 'rights: edit does not approve' can no alice approve pipelineruns.trainyard.dev --namespace "$a"
 case_of 'rights: edit does not' refuses forbidden creates alice "$(merged "$use" '{"metadata":{"name":"other"}}')"
 case_of 'rights: view reads' until_true can yes eve watch pipelineruns.trainyard.dev --namespace "$a"
 case_of 'rights: view does not write' can no eve create pipelineruns.trainyard.dev --namespace "$a"
@@ -281,6 +283,12 @@ case_of 'runs: refused: an account' refuses 'user alice may not run stages as Se
     "$(merged "$run" '{"spec":{"serviceAccountName":"trainer"}}')"
 case_of 'runs: accepted: an account with use' creates carol "$(merged "$run" '{"spec":{"serviceAccountName":"trainer"}}')"
 case_of 'runs: refused: another account' refuses 'may not run stages as ServiceAccount builder' creates carol "$(merged "$run" '{"spec":{"serviceAccountName":"builder"}}')"
+approved() { merged "$run" '{"spec":{"approvals":{"ship":{"decision":"Approved","by":"'"$1"'"}}}}'; } # approved BY
+case_of 'runs: refused: an approval without the right to approve' refuses 'user alice may not decide on approvals of runs in namespace '"$a" creates alice "$(approved alice)"
+case_of 'runs: refused: an approval in the name of another' refuses 'by must be the name of whoever decides, which is dave' creates dave "$(approved alice)"
+case_of 'runs: accepted: an approval in the own name' creates dave "$(approved dave)"
+case_of 'runs: refused: the operator approves nothing' refuses 'may not decide on approvals' creates "$operator" \
+    "$(merged "$(approved "$operator")" '{"metadata":{"ownerReferences":[{"apiVersion":"trainyard.dev/v1alpha1","kind":"Pipeline","name":"p","uid":"0","controller":true}]}}')"
 inline() { merged "$run" '{"spec":{"pipelineRef":null,"pipeline":{"stages":['"$1"']'"${2-}"'}}}'; }
 plain='{"name":"a","container":{"image":"i:1","command":["c"]}}'
 case_of 'runs: accepted: inline' creates alice "$(inline "$plain")"
@@ -387,10 +395,10 @@ done
 case_of 'pods: accepted: root in the container' creates "$operator" "$(container '{"securityContext":{"runAsUser":0}}')"
 case_of 'pods: accepted: a cloud token of a webhook' creates "$operator" "$(token ',"audience":"sts.amazonaws.com"')"
 case_of 'pods: accepted: privileged, but by another user' create "$(container '{"securityContext":{"privileged":true,"allowPrivilegeEscalation":null}}')" --dry-run=server
-pod_refused 'no owner' 'a PipelineRun or a TrainingJob owns' "$(merged "$pod" '{"metadata":{"ownerReferences":null}}')"
-pod_refused 'owner of another kind' 'a PipelineRun or a TrainingJob owns' \
+pod_refused 'no owner' 'a PipelineRun, a TrainingJob or a Pipeline owns' "$(merged "$pod" '{"metadata":{"ownerReferences":null}}')"
+pod_refused 'owner of another kind' 'a PipelineRun, a TrainingJob or a Pipeline owns' \
     "$(merged "$pod" '{"metadata":{"ownerReferences":[{"apiVersion":"batch/v1","kind":"Job","name":"r","uid":"0","controller":true}]}}')"
-pod_refused 'owner that is no controller' 'a PipelineRun or a TrainingJob owns' \
+pod_refused 'owner that is no controller' 'a PipelineRun, a TrainingJob or a Pipeline owns' \
     "$(merged "$pod" '{"metadata":{"ownerReferences":[{"apiVersion":"trainyard.dev/v1alpha1","kind":"PipelineRun","name":"r","uid":"0"}]}}')"
 pod_refused 'namespace of the cluster' 'namespaces of the cluster itself' "$(merged "$pod" '{"metadata":{"namespace":"kube-system"}}')"
 pod_refused 'token' 'automountServiceAccountToken must be false' "$(merged "$pod" '{"spec":{"automountServiceAccountToken":true}}')"

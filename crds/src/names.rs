@@ -84,6 +84,14 @@ pub fn rollback_run(pipeline: &str, key: &str, rollbacks: u32, retries: u32) -> 
     format!("{}-{hash}", part(pipeline, 46))
 }
 
+/// Name of the short Pod that looks at what a data trigger watches: `<pipeline, 20>-<trigger, 20>-look-<hash, 16>`. `since` is when it was
+/// looked at before, so each look has its own and a repeated create meets itself.
+#[must_use]
+pub fn look_pod(pipeline: &str, pipeline_uid: &str, trigger: &str, uri: &str, since: &str) -> String {
+    let hash = hash(&["look", pipeline_uid, trigger, uri, since]);
+    format!("{}-{}-look-{hash}", part(pipeline, 20), part(trigger, 20))
+}
+
 /// The first `limit` characters of a name as a part of another: no dots, no dash at the end.
 fn part(name: &str, limit: usize) -> String {
     let text: String = name.chars().take(limit).map(|c| if c == '.' { '-' } else { c }).collect();

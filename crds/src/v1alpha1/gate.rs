@@ -39,7 +39,10 @@ pub struct Check {
     pub metric: Option<String>,
     /// A number or integer that a stage before this one declares under results, as STAGE.RESULT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 3, max = 104), regex(pattern = "^[a-z][-a-z0-9]*\\.[a-zA-Z]([-_a-zA-Z0-9]*[a-zA-Z0-9])?$"))]
+    #[schemars(
+        length(min = 3, max = 104),
+        regex(pattern = "^[a-z][-a-z0-9]*\\.[a-zA-Z]([-_a-zA-Z0-9]*[a-zA-Z0-9])?$")
+    )]
     pub result: Option<String>,
     /// Least value: a number, or $(params.NAME).
     #[serde(default, skip_serializing_if = "Option::is_none")]

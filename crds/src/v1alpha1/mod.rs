@@ -33,7 +33,7 @@ pub use pipeline_run::{
     PipelineReference, PipelineRun, PipelineRunSpec, PipelineRunStatus, Rerun, RerunStages, Resolved, RunCounts,
     RunPhase, RunState,
 };
-pub use pipeline_status::{Cause, LastRun, PipelineStatus, Revision, RevisionPhase, TriggerStatus};
+pub use pipeline_status::{Cause, DataStatus, LastRun, PipelineStatus, Revision, RevisionPhase, TriggerStatus};
 pub use pod_overrides::{
     ClaimVolume, ConfigMapVolume, CsiVolume, EmptyDirVolume, EphemeralVolume, ImagePullSecret, ImageVolume,
     PodOverrides, PodVolume, Scratch, SecretVolume, SecurityProfile,
@@ -50,7 +50,7 @@ pub use training_job_status::{
     AttemptOutcome, AttemptStatus, CheckpointStatus, FailureClass, JobPhase, RankFailure, ResolvedJob,
     TrainingJobStatus,
 };
-pub use trigger::{Concurrency, MissedRuns, RetryFailedRevision, Schedule, SpecChange, Trigger, TriggerKind};
+pub use trigger::{Concurrency, Data, MissedRuns, RetryFailedRevision, Schedule, SpecChange, Trigger, TriggerKind};
 
 /// A duration as users write it: `90s`, `30m`, `1h30m`, `2d`.
 ///

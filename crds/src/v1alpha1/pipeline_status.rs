@@ -83,12 +83,34 @@ pub struct TriggerStatus {
     /// Of a schedule: its cron and time zone as they were then.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub schedule: String,
+    /// Of data: what was looked at, and when it was looked at last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataStatus>,
     /// One word: why it did not start a run.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// A sentence: why it did not start a run, and what to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+}
+
+/// What a data trigger has seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DataStatus {
+    /// The uri as it was then.
+    pub uri: String,
+    /// When it was looked at last.
+    pub checked: Time,
+    /// Checksum of the objects' keys, sizes, entity tags and versions that the last run was started for, or that the trigger began with.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub fingerprint: String,
+    /// How many objects there were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects: Option<i64>,
+    /// Sum of their sizes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
 }
 
 /// One entry of the ledger: a cause, and the one run that it starts.
@@ -141,6 +163,12 @@ pub enum Cause {
     Schedule {
         /// The instant.
         instant: Time,
+    },
+    /// The objects below a prefix have changed.
+    #[serde(rename_all = "camelCase")]
+    Data {
+        /// Checksum of their keys, sizes, entity tags and versions.
+        fingerprint: String,
     },
     /// Somebody asked for it, by annotation.
     #[serde(rename_all = "camelCase")]

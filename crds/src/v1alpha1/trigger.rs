@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::schema;
 
-/// Something that starts a run: a change of the pipeline, or the clock. Whatever it is, one cause starts one run, however often it is
+/// Something that starts a run: a change of the pipeline, the clock, or other data. Whatever it is, one cause starts one run, however often it is
 /// seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -27,6 +27,8 @@ pub enum TriggerKind {
     SpecChange(SpecChange),
     /// One run for each instant of a clock.
     Schedule(Schedule),
+    /// One run for each change of the objects below a prefix.
+    Data(Data),
 }
 
 /// One run for each change of the spec.
@@ -58,6 +60,31 @@ pub struct Schedule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10))]
     pub catch_up_limit: Option<u32>,
+}
+
+/// One run for each change of the objects below a prefix: of their keys, sizes, entity tags or versions. What is there when the trigger
+/// is made, or its uri is changed, starts nothing. A short Pod with the store's credentials looks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.marker) || self.uri.endsWith('/')").message("marker goes with a uri that ends with /").field_path(".marker")
+)]
+pub struct Data {
+    /// An object, or everything below a prefix that ends with /, such as s3://bucket/raw/. It is read with the pipeline's store settings.
+    #[schemars(length(min = 6, max = 1024), regex(pattern = "^(s3|gs|az)://[A-Za-z0-9]"))]
+    pub uri: String,
+    /// How often it is looked at, such as 5m (the default); at least 10s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32), regex(pattern = schema::DURATION))]
+    pub poll: Option<String>,
+    /// How old the newest object must be, such as 2m, so that what is half written starts nothing. Absent means 0s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32), regex(pattern = schema::DURATION))]
+    pub settle: Option<String>,
+    /// Name of an object below the prefix that is written last, such as _SUCCESS: without it nothing starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256), regex(pattern = "^[^/].*$"))]
+    pub marker: Option<String>,
 }
 
 /// What becomes of instants that passed while nobody looked: Skip, RunOnce (the default) or CatchUp.

@@ -28,7 +28,8 @@ fn tensorflow_on_two_pods_has_one_loss() {
     );
     succeeded(&finished(&training.story, "line"));
     assert_eq!(training.all_say("line", 1, "loss").len(), 20);
-    assert_eq!(training.all_say("line", 1, "workers"), ["2 workers: weight 3.000"]);
+    // Each step leaves about 1 - 22/64 of the distance to 3, and after twenty of them that is 0.0007.
+    assert_eq!(training.all_say("line", 1, "workers"), ["2 workers: weight 2.999"]);
 }
 
 #[test]

@@ -47,7 +47,8 @@ impl Pass<'_> {
             None => &none,
         };
         let mut row = self.prior(node).clone();
-        row.checks = checks.iter().map(|check| found(check, self.row(check.node), self.run.params, champions)).collect();
+        row.checks =
+            checks.iter().map(|check| found(check, self.row(check.node), self.run.params, champions)).collect();
         row.start.get_or_insert(Time(self.now));
         let large = |check: &&GateCheck| {
             check.subject == Subject::Result && !self.row(check.node).results.contains_key(&check.value)
@@ -103,7 +104,8 @@ impl Pass<'_> {
         }
         let due = timeout.and_then(|seconds| later(since, seconds));
         if due.is_some_and(|due| due <= self.now) {
-            let waited = status::human(SignedDuration::from_secs(i64::try_from(timeout.unwrap_or(0)).unwrap_or(i64::MAX)));
+            let waited =
+                status::human(SignedDuration::from_secs(i64::try_from(timeout.unwrap_or(0)).unwrap_or(i64::MAX)));
             let message = format!("nobody approved or denied it within {waited}: rerun it, or raise approval.timeout");
             let ended = Ended::failure(Class::Fatal, Reason::ApprovalTimeout.as_str(), message);
             self.put(node, row);
@@ -187,7 +189,9 @@ fn compare(result: &mut CheckResult, improvement: &Improvement, by: f64, number:
         result.passed = improvement.without == NoBaseline::Pass;
         result.baseline_version = champion.map(|champion| champion.version);
         let why = match champion {
-            Some(champion) => format!("version {} of model {} has no {}", champion.version, improvement.model, result.name),
+            Some(champion) => {
+                format!("version {} of model {} has no {}", champion.version, improvement.model, result.name)
+            }
             None => format!("model {} has no champion", improvement.model),
         };
         result.message = match result.passed {

@@ -39,8 +39,8 @@ pub use observed::{
     Waiting,
 };
 pub use params::{digest as params_digest, resolve as resolve_params};
-pub use reuse::reuse;
 pub use publish::{Published, published};
+pub use reuse::reuse;
 pub use schedule::{Action, Note, NoteKind, Origin, Plan, Run, plan};
 pub use status::{initial, refused, terminal_conditions, without_rows};
-pub use step::{StepContext, StepProblem, artifact_uri, step_spec};
+pub use step::{StepContext, StepProblem, artifact_uri, step_spec, store_spec};

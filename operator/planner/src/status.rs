@@ -149,9 +149,10 @@ pub(crate) fn head<'a>(
     }
     let mut conditions = Conditions::new(&run.status.conditions, run.generation, now);
     conditions.set(ConditionType::Accepted, true, Reason::Valid.as_str(), "");
-    let asked = phases.iter().enumerate().find(|(node, phase)| {
-        **phase == StagePhase::Waiting && row(*node).reason == Reason::AwaitingApproval.as_str()
-    });
+    let asked = phases
+        .iter()
+        .enumerate()
+        .find(|(node, phase)| **phase == StagePhase::Waiting && row(*node).reason == Reason::AwaitingApproval.as_str());
     match asked {
         Some((node, _)) => {
             conditions.set(ConditionType::Suspended, true, Reason::AwaitingApproval.as_str(), &row(node).message);

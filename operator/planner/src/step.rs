@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use step_protocol::{
-    EnvVar, Identity, InputSource, InputSpec, LedgerSpec, OutputSpec, ReportSpec, ResultSpec, S3Spec, Segment, StepSpec, StoreSpec,
-    Text, ValueType as StepType, paths,
+    EnvVar, Identity, InputSource, InputSpec, LedgerSpec, OutputSpec, ReportSpec, ResultSpec, S3Spec, Segment,
+    StepSpec, StoreSpec, Text, ValueType as StepType, paths,
 };
 use trainyard_crds::condition::Reason;
 use trainyard_crds::v1alpha1::{Container, RunPhase, StageKind, StagePhase, StageStatus, Store, ValueType};
@@ -157,7 +157,9 @@ fn working_dir(graph: &Graph, container: &Container) -> Option<String> {
     container.working_dir.clone().or_else(|| graph.code().map(|_| format!("{}/{}", paths::ROOT, paths::CODE)))
 }
 
-pub(crate) fn store_spec(store: &Store) -> StoreSpec {
+/// A store as the runner is told of it.
+#[must_use]
+pub fn store_spec(store: &Store) -> StoreSpec {
     match &store.uri {
         Some(uri) => StoreSpec {
             uri: uri.clone(),

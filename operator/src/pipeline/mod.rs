@@ -1,5 +1,6 @@
 //! Pipelines: is it in order, what its triggers start, and what became of its runs.
 
+mod look;
 mod report;
 mod triggered;
 
@@ -127,6 +128,10 @@ async fn look(pipeline: &Guarded, context: &Context) -> Result<Action, WriteErro
     }
     let writer = Writer::new(context.client.clone());
     let mut judged = judge(context, pipeline).await?;
+    // Before the status says what they saw: a look that is lost with a crash is made again, and none is left behind.
+    for (name, uid) in &judged.looked {
+        writer.delete_pod(&namespace, name, uid).await?;
+    }
     let mut on_record = write(context, pipeline, &judged.status).await;
     if let Err(WriteError::Conflict(what)) = on_record {
         // What the watch showed is old: what is there decides, if its spec is still the one that was judged. The status is made
@@ -196,6 +201,8 @@ struct Judged {
     runs: BTreeMap<String, Arc<PipelineRun>>,
     cancel: Vec<String>,
     wake: Option<Timestamp>,
+    /// Pods that have looked, by name and UID, and whose word the status says.
+    looked: Vec<(String, String)>,
 }
 
 async fn judge(context: &Context, pipeline: &Pipeline) -> Result<Judged, WriteError> {
@@ -217,6 +224,8 @@ async fn judge(context: &Context, pipeline: &Pipeline) -> Result<Judged, WriteEr
     let generation = pipeline.metadata.generation.unwrap_or_default();
     let now = Timestamp::now();
     let seen = triggered::seen(&writer, &namespace, &prior.revisions, &runs).await?;
+    let store = pipeline.spec.store.as_ref().or(context.settings.default_store.as_ref());
+    let looked = look::look(context, pipeline, store.filter(|_| graph.is_ok()), &prior, now).await?;
     let decision = decide(&retrain::Seen {
         name: &name,
         spec: &pipeline.spec,
@@ -224,12 +233,15 @@ async fn judge(context: &Context, pipeline: &Pipeline) -> Result<Judged, WriteEr
         request: pipeline.annotations().get(labels::RERUN_REQUESTED_AT).map(String::as_str),
         runnable: graph.is_ok(),
         runs: &seen,
+        data: &looked.seen,
         now,
     });
     let valid = graph.and_then(|graph| retrain::check(&pipeline.spec).map(|()| graph));
     let (cancel, wake) = (decision.cancel.clone(), decision.wake);
+    let glance = looked.wait.and_then(|wait| now.checked_add(wait).ok());
+    let wake = wake.into_iter().chain(glance).min();
     let status = report::status(&prior, generation, &valid, &runs, decision, now);
-    Ok(Judged { status, seen, runs, cancel, wake })
+    Ok(Judged { status, seen, runs, cancel, wake, looked: looked.done })
 }
 
 /// Writes the status if it says something new. Returns whether it did.

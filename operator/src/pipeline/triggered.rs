@@ -86,11 +86,14 @@ pub(super) async fn create(
 fn words(new: &NewRun) -> String {
     if !new.promotes.is_empty() {
         let trigger = &new.trigger;
-        return format!("trigger {trigger}: the spec has returned to a revision whose models are there, and nothing is trained");
+        return format!(
+            "trigger {trigger}: the spec has returned to a revision whose models are there, and nothing is trained"
+        );
     }
     match &new.cause {
         Cause::SpecChange {} => format!("trigger {}: the spec has changed", new.trigger),
         Cause::Schedule { instant } => format!("trigger {}: it is {}", new.trigger, instant.0),
+        Cause::Data { .. } => format!("trigger {}: its data has changed", new.trigger),
         Cause::Request { value } => format!("the annotation {}: {value}", labels::RERUN_REQUESTED_AT),
     }
 }

@@ -259,7 +259,8 @@ fn promoting(mut spec: PipelineSpec, promote: &[ModelReference]) -> PipelineSpec
         return spec;
     }
     let stage = |wanted: &ModelReference| {
-        let publishes = |stage: &&Stage| matches!(&stage.kind, StageKind::Publish(known) if known.model == wanted.model);
+        let publishes =
+            |stage: &&Stage| matches!(&stage.kind, StageKind::Publish(known) if known.model == wanted.model);
         let known = spec.stages.iter().chain(&spec.finally).find(publishes);
         Stage {
             name: wanted.model.clone(),

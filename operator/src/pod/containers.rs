@@ -95,7 +95,7 @@ fn env_source(source: &ContainerEnvSource) -> EnvVarSource {
 }
 
 /// The store's credentials, under names that the runner keeps from the program.
-fn credentials(store: &api::Store) -> Option<Vec<EnvFromSource>> {
+pub(super) fn credentials(store: &api::Store) -> Option<Vec<EnvFromSource>> {
     let credentials = store.credentials.as_ref()?;
     Some(vec![EnvFromSource {
         prefix: Some(paths::ENV_STORE_PREFIX.to_owned()),

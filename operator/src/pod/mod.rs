@@ -8,6 +8,7 @@ mod containers;
 mod error;
 mod resources;
 mod security;
+mod task;
 mod volumes;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ use crate::gang::{Member, Placement};
 
 pub use containers::{RUNNER_CONTAINER, STAGE_CONTAINER};
 pub use error::PodError;
+pub(crate) use task::{TaskPod, task_pod};
 
 /// What the runner may still do after the program's grace period: publish, write its report, say goodbye.
 const RUNNER_GRACE_SECONDS: u64 = 15;

@@ -59,6 +59,7 @@ pub(crate) async fn publish(step: &StepSpec, spec: &PublishSpec, store: &Store) 
         ("model".to_owned(), Value::from(spec.model.clone())),
         ("version".to_owned(), version.into()),
         ("sequence".to_owned(), promotion.sequence.into()),
+        ("uri".to_owned(), registry.uri(&output).into()),
     ]
     .into();
     if let Some(previous) = promotion.previous {

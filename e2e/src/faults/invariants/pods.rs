@@ -211,7 +211,8 @@ fn cost(last: &Version) -> Cost {
             | Outcome::StoreAccessDenied
             | Outcome::StoreUnsupported
             | Outcome::InputMissing
-            | Outcome::ConfigError,
+            | Outcome::ConfigError
+            | Outcome::AlreadyRun,
         ) => Cost::Fatal,
     }
 }

@@ -161,9 +161,7 @@ impl Scope<'_> {
         let template = Template::parse(value.as_str().ok_or_else(wrong)?, path)?;
         let [Part::Reference(Reference::Param(name))] = template.parts.as_slice() else { return Err(wrong()) };
         self.param(name, path)?;
-        let numeric = |param: &&Param| {
-            matches!(param.kind.unwrap_or_default(), ValueType::Number | ValueType::Integer)
-        };
+        let numeric = |param: &&Param| matches!(param.kind.unwrap_or_default(), ValueType::Number | ValueType::Integer);
         match self.spec.params.iter().filter(|param| param.name == *name).find(numeric) {
             Some(_) => Ok(Bound::Param(name.clone())),
             None => Err(invalid(path, format!("parameter {name} is no number or integer"))),

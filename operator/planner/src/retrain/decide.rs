@@ -7,10 +7,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::names;
 use trainyard_crds::v1alpha1::{
-    Cause, Concurrency, ModelReference, PipelineSpec, PipelineStatus, RetryFailedRevision, Revision, RevisionPhase, RunPhase,
-    TriggerStatus,
+    Cause, Concurrency, ModelReference, PipelineSpec, PipelineStatus, RetryFailedRevision, Revision, RevisionPhase,
+    RunPhase, TriggerStatus,
 };
 
+use super::data::{SeenData, unstarted};
 use super::key::run_key;
 use super::ledger::{Ledger, end};
 use super::models::dethroned;
@@ -41,6 +42,8 @@ pub struct Seen<'a> {
     pub runnable: bool,
     /// Runs of ledger entries, by name, as far as they were looked for.
     pub runs: &'a BTreeMap<String, SeenRun>,
+    /// What looks at data have shown, by trigger.
+    pub data: &'a BTreeMap<String, SeenData>,
     /// The time.
     pub now: Timestamp,
 }
@@ -112,17 +115,19 @@ pub fn decide(seen: &Seen<'_>) -> Decision {
     }
     for trigger in &seen.spec.triggers {
         let prior = seen.status.triggers.iter().find(|status| status.name == trigger.name);
-        let wish = ask(seen.spec, trigger, prior, (suspended, seen.now));
+        let wish = ask(seen.spec, trigger, prior, seen.data.get(&trigger.name), (suspended, seen.now));
         decision.next_run = earlier(decision.next_run, wish.next);
         let mut status = wish.status;
         if !seen.runnable {
             // Nothing is considered: when the spec is in order, all this is asked again.
             status.considered = prior.and_then(|prior| prior.considered.clone()).or(status.considered);
+            unstarted(&mut status, prior);
         } else if !wish.causes.is_empty() {
             let kept = status.considered.clone();
             for cause in wish.causes {
                 if !fire(seen, &mut ledger, &mut status, cause) {
                     status.considered = prior.and_then(|prior| prior.considered.clone()).or(kept);
+                    unstarted(&mut status, prior);
                     break;
                 }
             }
@@ -263,7 +268,9 @@ fn request(seen: &Seen<'_>, ledger: &mut Ledger, decision: &mut Decision) {
 fn fire(seen: &Seen<'_>, ledger: &mut Ledger, status: &mut TriggerStatus, cause: Cause) -> bool {
     let by_spec = cause == Cause::SpecChange {};
     let new = entry(seen, &status.name, cause);
-    let known = if by_spec { ledger.get(&new.key) } else { ledger.of_cause(&new.cause) };
+    // Of the same data another spec makes something else.
+    let by_key = by_spec || matches!(new.cause, Cause::Data { .. });
+    let known = if by_key { ledger.get(&new.key) } else { ledger.of_cause(&new.cause) };
     match known.map(|known| (known.phase, known.run.clone())) {
         Some((RevisionPhase::Queued | RevisionPhase::Starting | RevisionPhase::Running, _)) => {
             status.key = new.key;

@@ -4,6 +4,7 @@
 //! entry that was read back as `Starting`. Its name follows from the entry's key, so whoever creates it again meets it. An entry that
 //! has ended is never started again, and it outlives its run.
 
+mod data;
 mod decide;
 mod instants;
 mod key;
@@ -11,6 +12,7 @@ mod ledger;
 mod models;
 mod triggers;
 
+pub use data::{FoundData, Look, SeenData, looks};
 pub use decide::{Decision, NewRun, Seen, SeenRun, creates, decide};
 pub use key::run_key;
 pub use ledger::unsettled;

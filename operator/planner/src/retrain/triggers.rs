@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::v1alpha1::{Cause, PipelineSpec, Schedule, Trigger, TriggerKind, TriggerStatus};
 
+use super::data::{self, SeenData};
 use super::instants::Clock;
 use super::key::run_key;
 use crate::SpecProblem;
@@ -15,10 +16,14 @@ use crate::SpecProblem;
 /// The first trigger that can never start a run, by its field.
 pub fn check(spec: &PipelineSpec) -> Result<(), SpecProblem> {
     for (index, trigger) in spec.triggers.iter().enumerate() {
-        if let TriggerKind::Schedule(schedule) = &trigger.kind
-            && let Err((reason, message)) = Clock::new(schedule)
-        {
-            return Err(SpecProblem::new(reason, format!("spec.triggers[{index}].schedule"), message));
+        match &trigger.kind {
+            TriggerKind::SpecChange(_) => {}
+            TriggerKind::Schedule(schedule) => {
+                if let Err((reason, message)) = Clock::new(schedule) {
+                    return Err(SpecProblem::new(reason, format!("spec.triggers[{index}].schedule"), message));
+                }
+            }
+            TriggerKind::Data(watched) => data::check(watched, &format!("spec.triggers[{index}].data"))?,
         }
     }
     Ok(())
@@ -39,11 +44,15 @@ pub(super) fn ask(
     spec: &PipelineSpec,
     trigger: &Trigger,
     prior: Option<&TriggerStatus>,
+    seen: Option<&SeenData>,
     (suspended, now): (bool, Timestamp),
 ) -> Wish {
     let mut status = TriggerStatus { name: trigger.name.clone(), next: None, ..prior.cloned().unwrap_or_default() };
     // Why it started nothing is said until it starts something; what held it back, until it does not any more.
-    if HOLDS.iter().any(|hold| hold.as_str() == status.reason) {
+    // Of data it is found again only when it is looked at again.
+    let looked = seen.is_some() || !matches!(trigger.kind, TriggerKind::Data(_));
+    let busy = status.reason == Reason::PipelineBusy.as_str();
+    if HOLDS.iter().any(|hold| hold.as_str() == status.reason) && (looked || !busy) {
         quiet(&mut status);
     }
     match &trigger.kind {
@@ -61,6 +70,7 @@ pub(super) fn ask(
             Wish { status, causes, next: None }
         }
         TriggerKind::Schedule(schedule) => ask_clock(schedule, status, suspended, now),
+        TriggerKind::Data(watched) => data::ask(watched, status, seen, suspended),
     }
 }
 

@@ -71,7 +71,16 @@ pub struct Case {
 
 impl StageCase {
     pub fn plain(uses: Vec<Use>) -> Self {
-        Self { uses, when: None, limit: 0, infra_limit: 5, allow_failure: false, trains: false, gate: false, outcomes: Vec::new() }
+        Self {
+            uses,
+            when: None,
+            limit: 0,
+            infra_limit: 5,
+            allow_failure: false,
+            trains: false,
+            gate: false,
+            outcomes: Vec::new(),
+        }
     }
 
     /// The same as a stage that trains: what its job says of its end is the last word, and only one that is deleted has a successor.
@@ -383,12 +392,13 @@ pub fn cases() -> impl Strategy<Value = Case> {
         let main: Vec<_> = (0..count).map(|before| stage(before, &USES)).collect();
         // Stages of finally read nothing but what may be absent, or they would be skipped.
         let finally = proptest::collection::vec(stage(count, &[Use::OptionalInput, Use::InputWithDefault]), 0..3);
-        (main, finally, parallel.clone()).prop_map(|(stages, finally, parallel)| Case {
-            labels: (0..stages.len()).collect(),
-            stages,
-            finally,
-            parallel,
-        })
-        .prop_map(Case::with_gates)
+        (main, finally, parallel.clone())
+            .prop_map(|(stages, finally, parallel)| Case {
+                labels: (0..stages.len()).collect(),
+                stages,
+                finally,
+                parallel,
+            })
+            .prop_map(Case::with_gates)
     })
 }

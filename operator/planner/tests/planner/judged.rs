@@ -123,7 +123,10 @@ fn an_approval_waits_and_says_so_and_the_word_of_a_person_ends_it() {
     {
         let mut world = world(json!([{"metric": "train.m", "min": 0}]), 1.0);
         goes_on(&mut world);
-        assert_eq!((world.row("approve").phase, world.row("approve").reason.as_str()), (StagePhase::Waiting, "AwaitingApproval"));
+        assert_eq!(
+            (world.row("approve").phase, world.row("approve").reason.as_str()),
+            (StagePhase::Waiting, "AwaitingApproval")
+        );
         assert_eq!((world.status.reason.as_str(), world.status.stage.as_str()), ("AwaitingApproval", "approve"));
         let condition = world.status.conditions.iter().find(|condition| condition.type_ == "Suspended").unwrap();
         assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("True", "AwaitingApproval"));
@@ -140,11 +143,17 @@ fn an_approval_waits_and_says_so_and_the_word_of_a_person_ends_it() {
 
 #[test]
 fn an_approval_that_nobody_gives_in_time_fails() {
-    let mut world = World::new(pipeline(json!({"checks": [{"metric": "train.m", "min": 0}]}), json!({"message": "Ship it?", "timeout": "24h"})));
+    let mut world = World::new(pipeline(
+        json!({"checks": [{"metric": "train.m", "min": 0}]}),
+        json!({"message": "Ship it?", "timeout": "24h"}),
+    ));
     goes_on(&mut world);
     insta::assert_snapshot!("what_an_approval_says", world.status.message);
     let due = world.requeue_at().unwrap();
-    assert_eq!(due, world.row("approve").start.as_ref().unwrap().0.saturating_add(SignedDuration::from_hours(24)).unwrap());
+    assert_eq!(
+        due,
+        world.row("approve").start.as_ref().unwrap().0.saturating_add(SignedDuration::from_hours(24)).unwrap()
+    );
     world.now = due;
     goes_on(&mut world);
     assert_eq!((world.status.phase, world.status.reason.as_str()), (Some(RunPhase::Failed), "ApprovalTimeout"));
@@ -153,7 +162,8 @@ fn an_approval_that_nobody_gives_in_time_fails() {
 
 #[test]
 fn the_time_of_an_approval_outlives_the_operator() {
-    let mut world = World::new(pipeline(json!({"checks": [{"metric": "train.m", "min": 0}]}), json!({"timeout": "1h"})));
+    let mut world =
+        World::new(pipeline(json!({"checks": [{"metric": "train.m", "min": 0}]}), json!({"timeout": "1h"})));
     goes_on(&mut world);
     let due = world.requeue_at().unwrap();
     world.now = BEGIN.saturating_add(SignedDuration::from_mins(30)).unwrap();

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use trainyard_crds::v1alpha1::{Cause, PipelineSpec, PipelineStatus, Revision, RevisionPhase, RunPhase, TriggerStatus};
-use trainyard_planner::retrain::{NewRun, Seen, SeenRun, creates, decide, run_key, unsettled};
+use trainyard_crds::v1alpha1::{
+    Cause, ModelReference, PipelineSpec, PipelineStatus, Revision, RevisionPhase, RunPhase, TriggerStatus,
+};
+use trainyard_planner::retrain::{NewRun, Seen, SeenData, SeenRun, creates, decide, run_key, unsettled};
 
 /// A spec with two stages and these fields more.
 pub fn spec(more: Value) -> PipelineSpec {
@@ -42,6 +44,8 @@ pub struct Run {
     pub reason: String,
     /// Whether it was accepted, and so did something.
     pub trained: bool,
+    /// Versions that it promotes instead of training.
+    pub promotes: Vec<ModelReference>,
 }
 
 pub struct World {
@@ -51,6 +55,8 @@ pub struct World {
     pub runnable: bool,
     pub now: Timestamp,
     pub runs: BTreeMap<String, Run>,
+    /// What looks at data show, by trigger.
+    pub data: BTreeMap<String, SeenData>,
     /// Names of every run that ever was accepted, with what it ran by.
     pub trained: Vec<(String, Cause)>,
     pub created: Vec<String>,
@@ -67,6 +73,7 @@ impl World {
             runnable: true,
             now: time("2026-03-01T00:00:00Z"),
             runs: BTreeMap::new(),
+            data: BTreeMap::new(),
             trained: Vec::new(),
             created: Vec::new(),
             cancelled: BTreeSet::new(),
@@ -104,6 +111,7 @@ impl World {
             request: self.request.as_deref(),
             runnable: self.runnable,
             runs: &runs,
+            data: &self.data,
             now: self.now,
         });
         let before = self.status.clone();
@@ -125,8 +133,14 @@ impl World {
             return;
         }
         self.created.push(new.name.clone());
-        let run =
-            Run { key: new.key, cause: new.cause, phase: RunPhase::Pending, reason: String::new(), trained: false };
+        let run = Run {
+            key: new.key,
+            cause: new.cause,
+            phase: RunPhase::Pending,
+            reason: String::new(),
+            trained: false,
+            promotes: new.promotes,
+        };
         self.runs.insert(new.name, run);
     }
 
@@ -137,8 +151,11 @@ impl World {
                 continue;
             }
             if run_key(&self.spec, &run.cause) == run.key {
-                (run.phase, run.trained) = (RunPhase::Running, true);
-                self.trained.push((name.clone(), run.cause.clone()));
+                run.phase = RunPhase::Running;
+                if run.promotes.is_empty() {
+                    run.trained = true;
+                    self.trained.push((name.clone(), run.cause.clone()));
+                }
             } else {
                 (run.phase, run.reason) = (RunPhase::Cancelled, "Superseded".into());
             }
