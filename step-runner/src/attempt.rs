@@ -28,34 +28,16 @@ use crate::stage_out::{Publisher, commit};
 use crate::stop::{Reason, Stop, Stopped};
 use crate::store::{Opener, Store, StoreError};
 use crate::training::Training;
-use crate::{beneath, exec, layout, ledger, process, publish, training};
+use crate::{beneath, exec, layout, ledger, process, publish, runtime, training};
 
 /// How long the probe of a store is waited for after a failure.
 const PROBE_END: Duration = Duration::from_secs(2);
 /// How long a log may take once everything else is done.
 const LOG_LIMIT: Duration = Duration::from_secs(15);
-/// Threads that read, hash and write files, made when needed; one asks the name service.
-const BLOCKING: usize = 8;
 
 /// Runs the attempt that the environment describes; the process's exit code.
 pub fn run(environment: Environment) -> u8 {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING)
-        .thread_keep_alive(Duration::from_millis(200))
-        .thread_stack_size(512 * 1024)
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            say!("failed to start: {error}");
-            return Outcome::RunnerError.exit_code();
-        }
-    };
-    let outcome = runtime.block_on(whole(environment, Instant::now()));
-    // A thread that hangs in a read of a dead volume must not hold up the exit.
-    runtime.shutdown_background();
-    outcome.exit_code()
+    runtime::block_on(whole(environment, Instant::now()))
 }
 
 async fn whole(environment: Environment, since: Instant) -> Outcome {

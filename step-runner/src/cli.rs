@@ -1,4 +1,4 @@
-//! The command line: `run`, `install`, `--help`, `--version`.
+//! The command line: `run`, `task`, `install`, `--help`, `--version`.
 
 use std::ffi::OsString;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -8,13 +8,14 @@ use step_protocol::paths;
 
 use crate::environment::{self, Environment};
 use crate::failure::say;
-use crate::{attempt, process, rank};
+use crate::{attempt, process, rank, task};
 
 const HELP: &str = "\
 The parent process of the user's command in every stage Pod of Trainyard.
 
 Usage:
   step-runner [run]          run the step that the variables TRAINYARD_SPEC... describe (the operator sets them)
+  step-runner task           do the work in the store that the variable TRAINYARD_TASK describes (the operator sets it)
   step-runner launch-agent HOST COMMAND...
                              what mpirun calls in place of ssh, in rank 0 of a training
   step-runner install DIR    copy this program to DIR/step-runner, for an init container
@@ -25,12 +26,12 @@ Examples:
   step-runner install /trainyard-runner
   TRAINYARD_SPEC=\"$(cat step.json)\" TRAINYARD_TERMINATION_LOG=/tmp/report.json step-runner run
 
-Exit codes of `run`:
+Exit codes of `run` and `task`:
    0 Succeeded        68 OutputUnsafe       73 StoreAccessDenied   78 ConfigError
   64 UserError        69 ResultInvalid      74 StoreUnsupported    79 RunnerError
   65 OOMKilled        70 StartError         75 ArtifactCorrupt     80 Stalled
   66 Timeout          71 Disrupted          76 InputMissing        81 GangTimeout
-  67 OutputMissing    72 StoreUnavailable   77 DiskFull
+  67 OutputMissing    72 StoreUnavailable   77 DiskFull            82 AlreadyRun
    1 `install` failed  2 wrong usage
 ";
 
@@ -38,6 +39,7 @@ Exit codes of `run`:
 #[derive(Debug, PartialEq, Eq)]
 enum Command {
     Run,
+    Task,
     Install(PathBuf),
     LaunchAgent(Vec<OsString>),
     Help,
@@ -54,7 +56,8 @@ pub fn main() -> u8 {
     }
     match parse(lexopt::Parser::from_env()) {
         Ok(Command::LaunchAgent(arguments)) => rank::agent::main(&arguments),
-        Ok(Command::Run) => run(),
+        Ok(Command::Run) => with_environment(attempt::run),
+        Ok(Command::Task) => with_environment(task::run),
         Ok(Command::Install(directory)) => match install(&directory) {
             Ok(()) => 0,
             Err(error) => {
@@ -100,20 +103,22 @@ fn parse(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
     match words.as_slice() {
         [] => Ok(Command::Run),
         [word] if word == "run" => Ok(Command::Run),
+        [word] if word == "task" => Ok(Command::Task),
         [word, directory] if word == "install" => Ok(Command::Install(directory.into())),
         [word] if word == "install" => Err("install needs a directory".into()),
         [word, ..] => Err(format!("unknown command {word:?}").into()),
     }
 }
 
-fn run() -> u8 {
+/// Does what the variables describe, as a process whose keys its children cannot read.
+fn with_environment(work: impl FnOnce(Environment) -> u8) -> u8 {
     if let Err(error) = process::harden() {
         say!("failed to protect the runner from its child: {error}");
         return step_protocol::Outcome::RunnerError.exit_code();
     }
     let environment = Environment::new(std::env::vars_os());
     process::erase_environment(environment::is_secret);
-    attempt::run(environment)
+    work(environment)
 }
 
 /// Copies this program under a temporary name, then renames: a runner that is half there is never started.
@@ -142,6 +147,7 @@ mod tests {
     fn arguments_are_read() {
         assert_eq!(parsed(&[]), Ok(Command::Run));
         assert_eq!(parsed(&["run"]), Ok(Command::Run));
+        assert_eq!(parsed(&["task"]), Ok(Command::Task));
         assert_eq!(parsed(&["install", "/x"]), Ok(Command::Install("/x".into())));
         assert_eq!(parsed(&["--version"]), Ok(Command::Version));
         let agent = ["launch-agent", "-x", "host", "orted", "--daemonize"];
@@ -155,7 +161,10 @@ mod tests {
     }
 
     #[test]
-    fn help_names_every_exit_code() {
+    fn help_names_every_command_and_exit_code() {
+        for command in ["[run] ", "task ", "launch-agent ", "install ", "--version", "--help"] {
+            assert!(HELP.contains(&format!("\n  step-runner {command}")), "{command}");
+        }
         for outcome in step_protocol::Outcome::ALL {
             assert!(HELP.contains(&format!("{:>2} {}", outcome.exit_code(), outcome.as_str())), "{outcome:?}");
         }

@@ -37,6 +37,8 @@ pub struct Environment {
     pub(crate) inherited: BTreeMap<OsString, OsString>,
     /// The variables of the step.
     pub(crate) spec: BTreeMap<String, String>,
+    /// The variables of the task.
+    pub(crate) task: BTreeMap<String, String>,
     /// The attempt's key for reports; `Err` when it is not hex.
     pub(crate) report_key: Option<Result<Vec<u8>, ()>>,
     /// The key that the ranks of an attempt share; `Err` when it is not hex.
@@ -52,6 +54,7 @@ impl Environment {
         let mut environment = Self {
             inherited: BTreeMap::new(),
             spec: BTreeMap::new(),
+            task: BTreeMap::new(),
             report_key: None,
             gang_key: None,
             credentials: Credentials::default(),
@@ -75,6 +78,9 @@ impl Environment {
             }
             Some(name) if is_spec(name) => {
                 self.spec.insert(name.to_owned(), text());
+            }
+            Some(name) if is_task(name) => {
+                self.task.insert(name.to_owned(), text());
             }
             Some(name) if name.starts_with(paths::ENV_STORE_PREFIX) => {
                 let provider = name[paths::ENV_STORE_PREFIX.len()..].to_ascii_lowercase();
@@ -153,6 +159,11 @@ fn is_spec(name: &str) -> bool {
     name.strip_prefix(paths::ENV_SPEC).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
 }
 
+fn is_task(name: &str) -> bool {
+    let digits = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
+    name.strip_prefix(paths::ENV_TASK).is_some_and(|rest| rest.is_empty() || rest.strip_prefix('_').is_some_and(digits))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +175,9 @@ mod tests {
                 ("PATH", "/bin"),
                 ("TRAINYARD_SPEC", "{}"),
                 ("TRAINYARD_SPEC_1", "x"),
+                ("TRAINYARD_TASK", "{"),
+                ("TRAINYARD_TASK_1", "}"),
+                ("TRAINYARD_TASK_OF_MINE", "theirs"),
                 ("TRAINYARD_REPORT_KEY", "00ff"),
                 ("TRAINYARD_GANG_KEY", "ff"),
                 ("TRAINYARD_STORE_AWS_SECRET_ACCESS_KEY", "hush"),
@@ -171,7 +185,8 @@ mod tests {
             ]
             .map(|(name, value)| (name.into(), value.into())),
         );
-        assert_eq!(environment.inherited.keys().collect::<Vec<_>>(), ["PATH"]);
+        assert_eq!(environment.inherited.keys().collect::<Vec<_>>(), ["PATH", "TRAINYARD_TASK_OF_MINE"]);
+        assert_eq!(environment.task.values().collect::<Vec<_>>(), ["{", "}"]);
         assert_eq!(environment.report_key, Some(Ok(vec![0, 255])));
         assert_eq!(environment.gang_key, Some(Ok(vec![255])));
         assert_eq!(environment.credentials.0["aws_secret_access_key"], "hush");

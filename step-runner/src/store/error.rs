@@ -104,7 +104,11 @@ pub(super) fn classify(object: &str, error: object_store::Error) -> StoreError {
         Error::Precondition { .. } | Error::NotModified { .. } => {
             StoreError::Corrupt { object, detail: "it changed while it was read".into() }
         }
-        other => StoreError::Unavailable { object, detail: root_cause(&other), tries: 1, seconds: 0 },
+        other => match refused_one(&other) {
+            Some(code) if code == "AccessDenied" => StoreError::Denied { object, detail: code, hint: KEYS },
+            Some(detail) => StoreError::Unavailable { object, detail, tries: 1, seconds: 0 },
+            None => StoreError::Unavailable { object, detail: root_cause(&other), tries: 1, seconds: 0 },
+        },
     }
 }
 
@@ -148,13 +152,25 @@ fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
     None
 }
 
-/// The innermost cause, which is the one that says something ("connection refused").
-fn root_cause(error: &(dyn StdError + 'static)) -> String {
+/// The code by which S3 refuses to delete one of many objects. `object_store` has it in a text only.
+fn refused_one(error: &(dyn StdError + 'static)) -> Option<String> {
+    let text = innermost(error).to_string();
+    let (_, code) = text.strip_suffix(')')?.rsplit_once("(code: ")?;
+    let is_word = code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    (text.starts_with("DeleteObjects request failed") && is_word).then(|| code.to_owned())
+}
+
+fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    let mut text = innermost.to_string();
+    innermost
+}
+
+/// The innermost cause, which is the one that says something ("connection refused").
+fn root_cause(error: &(dyn StdError + 'static)) -> String {
+    let mut text = innermost(error).to_string();
     text.truncate(text.char_indices().nth(300).map_or(text.len(), |(end, _)| end));
     text
 }

@@ -4,7 +4,7 @@ use futures_util::TryStreamExt as _;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
-use super::{Store, StoreError};
+use super::{Backend, Store, StoreError};
 
 impl Store {
     /// Where a prefix begins, and what the keys below it begin with.
@@ -13,6 +13,11 @@ impl Store {
         let path = if directory.is_empty() { self.below.clone() } else { self.path(directory)? };
         let base = if path.as_ref().is_empty() { String::new() } else { format!("{path}/") };
         Ok((path, base))
+    }
+
+    /// Whether objects are listed in the order of their keys. Services promise it; a directory has no order.
+    pub(crate) fn lists_in_order(&self) -> bool {
+        matches!(self.backend, Backend::Cloud { .. })
     }
 
     /// Adds up every object below `prefix` (which ends with `/`), one after the other as they are listed, by its key relative to it.
@@ -48,5 +53,19 @@ impl Store {
         let mut objects = self.scan(prefix, Vec::new, |all, key, meta| all.push((key, meta))).await?;
         objects.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(objects)
+    }
+
+    /// The names of the directories right below `prefix` (which ends with `/`), sorted.
+    pub(crate) async fn directories(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let (path, base) = self.base(prefix)?;
+        let listed = self.trying(&self.name(prefix), || self.objects().list_with_delimiter(Some(&path))).await;
+        let found = match listed {
+            Err(StoreError::NotFound { .. }) => Vec::new(),
+            other => other?.common_prefixes,
+        };
+        let name = |path: &Path| Some(path.as_ref().strip_prefix(&base)?.to_owned());
+        let mut names: Vec<String> = found.iter().filter_map(name).filter(|name| !name.is_empty()).collect();
+        names.sort();
+        Ok(names)
     }
 }

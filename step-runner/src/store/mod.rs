@@ -1,8 +1,9 @@
 //! Artifacts in object storage or on a volume, by one small set of operations.
 //!
 //! [`open`] turns a URL into a [`Store`], [`http`] carries its requests, [`upload`] and [`download`] move files in bounded
-//! memory, [`claim`] takes a key that only one may have, [`listing`] says what there is, [`probe`] asks whether it can create
-//! exclusively, [`error`] says what went wrong. Each operation tries again by itself as long as the store is merely unavailable.
+//! memory, [`claim`] takes a key that only one may have, [`listing`] says what there is, [`removal`] takes much of it away, [`probe`]
+//! asks whether it can create exclusively, [`error`] says what went wrong. Each operation tries again by itself as long as the store
+//! is merely unavailable.
 
 use std::fmt;
 use std::future::Future;
@@ -27,6 +28,7 @@ mod http;
 mod listing;
 mod open;
 mod probe;
+mod removal;
 mod upload;
 
 pub(crate) use claim::Claimed;
