@@ -53,7 +53,7 @@ fn deleting_the_operator_in_the_middle_changes_nothing() {
 #[test]
 fn a_change_of_a_pipeline_while_the_operator_is_killed_ten_times_is_one_run() {
     let _alone = alone();
-    let story = Story::new("operator-killed-often");
+    let story = Story::fresh("operator-killed-often");
     let pipeline = format!(
         "apiVersion: trainyard.dev/v1alpha1\nkind: Pipeline\nmetadata: {{name: git}}\nspec:\n  \
          triggers: [{{name: git, specChange: {{}}}}]\n  \

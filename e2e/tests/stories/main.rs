@@ -11,6 +11,7 @@ mod images;
 mod install;
 mod jobs;
 mod kstatus;
+mod models;
 mod pods;
 mod queue;
 mod queued;

@@ -41,7 +41,7 @@ fn runs(story: &Story) -> usize {
 
 #[test]
 fn a_change_of_the_spec_is_one_run_a_comment_none_and_a_return_none() {
-    let story = Story::new("retrain-spec");
+    let story = Story::fresh("retrain-spec");
     pipeline(&story, "0.1", "argocd.argoproj.io/instance: apps, helm.sh/chart: a-1", GIT);
     let first = ledger(&story, 1);
     let name = entries(&first)[0]["run"].as_str().unwrap();
@@ -90,7 +90,7 @@ fn a_change_of_the_spec_is_one_run_a_comment_none_and_a_return_none() {
 
 #[test]
 fn an_annotation_asks_for_one_run() {
-    let story = Story::new("retrain-request");
+    let story = Story::fresh("retrain-request");
     pipeline(&story, "0.1", "", "");
     observed(&story);
     assert_eq!(runs(&story), 0, "nothing starts it");
@@ -106,7 +106,7 @@ fn an_annotation_asks_for_one_run() {
 
 #[test]
 fn a_clock_starts_a_run_a_minute_until_it_is_suspended() {
-    let story = Story::new("retrain-clock");
+    let story = Story::fresh("retrain-clock");
     pipeline(
         &story,
         "0.1",
@@ -129,7 +129,7 @@ fn a_clock_starts_a_run_a_minute_until_it_is_suspended() {
 
 #[test]
 fn a_schedule_that_cannot_be_followed_is_told_at_once() {
-    let story = Story::new("retrain-wrong");
+    let story = Story::fresh("retrain-wrong");
     pipeline(
         &story,
         "0.1",

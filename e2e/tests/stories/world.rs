@@ -40,6 +40,35 @@ impl Story {
         story
     }
 
+    /// The same where nothing is left in the store of what an earlier story of this name wrote: what was trained once is not trained again.
+    pub(crate) fn fresh(name: &str) -> Self {
+        let story = Self::new(name);
+        let bucket = bucket_of_all();
+        for prefix in ["artifacts", "data"] {
+            for key in bucket.list(store::BUCKET, &format!("{prefix}/{}/", story.namespace)).unwrap() {
+                bucket.delete(store::BUCKET, &key).unwrap();
+            }
+        }
+        story
+    }
+
+    /// What Trainyard wrote into the store for this namespace.
+    pub(crate) fn stored(&self, key: &str) -> String {
+        let key = format!("artifacts/{}/{key}", self.namespace);
+        String::from_utf8(bucket_of_all().get(store::BUCKET, &key).unwrap()).unwrap()
+    }
+
+    /// Where [`Story::store`] writes.
+    pub(crate) fn stored_uri(&self, key: &str) -> String {
+        format!("s3://{}/data/{}/{key}", store::BUCKET, self.namespace)
+    }
+
+    /// Puts an object into the store, as whoever delivers data does.
+    pub(crate) fn store(&self, key: &str, text: &str) {
+        let key = format!("data/{}/{key}", self.namespace);
+        bucket_of_all().put(store::BUCKET, &key, text.as_bytes().to_vec()).unwrap();
+    }
+
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
     }
