@@ -40,6 +40,8 @@ pub const SPEC_HASH: &str = "trainyard.dev/spec-hash";
 pub const SUSPENDED_BY_RUN: &str = "trainyard.dev/suspended-by-run";
 /// Label on runs that a trigger started: its name.
 pub const TRIGGER: &str = "trainyard.dev/trigger";
+/// Annotation on runs: whatever its value, retention does not delete the run.
+pub const PIN: &str = "trainyard.dev/pin";
 /// Label on short Pods that work for a Pipeline and are of no run: its UID.
 pub const PIPELINE_UID: &str = "trainyard.dev/pipeline-uid";
 /// Annotation on runs that were started by a trigger or at a request: the key of their revision.

@@ -32,7 +32,7 @@ pub fn all() -> Result<Vec<(&'static str, Value)>, serde_json::Error> {
 fn without_triggers(crd: &mut Value) {
     let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/pipeline";
     let Some(pipeline) = crd.pointer_mut(path) else { return };
-    for field in ["triggers", "concurrency", "retryFailedRevision", "rerunToken", "suspend"] {
+    for field in ["triggers", "concurrency", "retryFailedRevision", "rerunToken", "suspend", "retention"] {
         pipeline["properties"].as_object_mut().and_then(|properties| properties.remove(field));
     }
     if let Some(rules) = pipeline["x-kubernetes-validations"].as_array_mut() {

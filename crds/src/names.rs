@@ -92,6 +92,13 @@ pub fn look_pod(pipeline: &str, pipeline_uid: &str, trigger: &str, uri: &str, si
     format!("{}-{}-look-{hash}", part(pipeline, 20), part(trigger, 20))
 }
 
+/// Name of the short Pod that looks for artifacts which nothing refers to: `<pipeline, 36>-collect-<hash, 16>`. `since` is when that was
+/// done before.
+#[must_use]
+pub fn collect_pod(pipeline: &str, pipeline_uid: &str, since: &str) -> String {
+    format!("{}-collect-{}", part(pipeline, 36), hash(&["collect", pipeline_uid, since]))
+}
+
 /// The first `limit` characters of a name as a part of another: no dots, no dash at the end.
 fn part(name: &str, limit: usize) -> String {
     let text: String = name.chars().take(limit).map(|c| if c == '.' { '-' } else { c }).collect();

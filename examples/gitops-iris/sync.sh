@@ -8,8 +8,8 @@
 # --once it goes on every EVERY seconds (60). KUBECTL says which kubectl, of version 1.27 or newer.
 #
 # What is to be deleted is known by an ApplySet, which is alpha in kubectl: its parent is the ConfigMap `sync-...` in the namespace. Nothing
-# is deleted while a run is active, since the run needs the ConfigMap with the code that it began with. A ConfigMap that came and went
-# meanwhile may be left behind.
+# is deleted when a run is active, which is asked just before: it needs the ConfigMap with the code that it began with. A ConfigMap that
+# came and went meanwhile may be left behind.
 set -euo pipefail
 
 die() { printf 'sync: %s\n' "$1" >&2; exit 2; }
@@ -26,11 +26,11 @@ done
 [[ -n $namespace && $# == 2 ]] || die 'usage: sync.sh [--once] --namespace NAMESPACE CLONE OVERLAY'
 clone=$1 overlay=$2
 
-# The lines of runs that have not ended are empty.
+# Of a run that has not ended there is nothing between the brackets.
 a_run_is_active() {
-    local ended
-    ended=$("$kubectl" --namespace "$namespace" get pipelineruns -o jsonpath='{range .items[*]}{"\n"}{.status.completionTime}{end}') || return 2
-    [[ $ended == *$'\n' || $ended == *$'\n\n'* ]]
+    local ends
+    ends=$("$kubectl" --namespace "$namespace" get pipelineruns -o jsonpath='{range .items[*]}[{.status.completionTime}]{end}') || return 2
+    [[ $ends == *'[]'* ]]
 }
 
 sync() {

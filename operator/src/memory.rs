@@ -146,6 +146,8 @@ pub struct Memory {
     recorded: Arc<Mutex<HashMap<(String, String), LastRun>>>,
     /// When the status of a Pipeline was written last, by UID.
     paces: Arc<Mutex<HashMap<String, Pace>>>,
+    /// When the ended runs of a Pipeline were counted last, and how many of its revisions had ended then.
+    counted: Arc<Mutex<HashMap<String, (Instant, usize)>>>,
 }
 
 /// A lock that is held for a moment and never across an await. A panic elsewhere leaves data that is read again anyway.
@@ -179,6 +181,14 @@ impl Memory {
         let mut paces = lock(&self.paces);
         paces.retain(|_, pace| pace.rest(now).is_some());
         paces.insert(pipeline.to_owned(), pace);
+    }
+
+    /// Whether the ended runs of a Pipeline are to be counted: when another revision has ended, and now and then.
+    pub(crate) fn counts(&self, pipeline: &str, ended: usize, now: Instant) -> bool {
+        const NOW_AND_THEN: Duration = Duration::from_secs(600);
+        let mut counted = lock(&self.counted);
+        counted.retain(|_, (at, _)| now.duration_since(*at) < NOW_AND_THEN);
+        counted.insert(pipeline.to_owned(), (now, ended)).is_none_or(|(_, before)| before != ended)
     }
 
     /// Whether the status of an ended run's Pipeline names its end, or a later run.

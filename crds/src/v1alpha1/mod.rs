@@ -28,12 +28,14 @@ pub use gate::{
 };
 pub use model::{ModelReference, ModelStatus, ModelVersion, Publish};
 pub use param::{Param, ValueType};
-pub use pipeline::{Code, Defaults, DefaultsContainer, Pipeline, PipelineSpec};
+pub use pipeline::{ArtifactRetention, Code, Defaults, DefaultsContainer, Pipeline, PipelineSpec, Retention};
 pub use pipeline_run::{
     PipelineReference, PipelineRun, PipelineRunSpec, PipelineRunStatus, Rerun, RerunStages, Resolved, RunCounts,
     RunPhase, RunState,
 };
-pub use pipeline_status::{Cause, DataStatus, LastRun, PipelineStatus, Revision, RevisionPhase, TriggerStatus};
+pub use pipeline_status::{
+    ArtifactsStatus, Cause, DataStatus, LastRun, PipelineStatus, Revision, RevisionPhase, TriggerStatus,
+};
 pub use pod_overrides::{
     ClaimVolume, ConfigMapVolume, CsiVolume, EmptyDirVolume, EphemeralVolume, ImagePullSecret, ImageVolume,
     PodOverrides, PodVolume, Scratch, SecretVolume, SecurityProfile,

@@ -1,6 +1,7 @@
 //! The kind `Pipeline`: what is to be done, kept in Git.
 
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Concurrency, Param, PipelineStatus, Resources, Retry, RetryFailedRevision, Stage, Store, Trigger, schema};
@@ -132,6 +133,52 @@ pub struct PipelineSpec {
     /// While true triggers start nothing. Runs that are active go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
+    /// What is kept of runs that have ended. Absent means all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+}
+
+/// What is kept of runs that have ended. Only runs that triggers started are deleted, never one that a person or a tool created; with the
+/// annotation trainyard.dev/pin none is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.grace) || has(self.artifacts)").message("grace goes with artifacts").field_path(".grace")
+)]
+pub struct Retention {
+    /// How many runs that succeeded are kept, the newest. Absent means all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000))]
+    pub succeeded: Option<u32>,
+    /// How many runs that failed or were cancelled are kept, the newest. Absent means all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000))]
+    pub failed: Option<u32>,
+    /// How long after its end a run is kept at most, such as 30d. Absent means for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32), regex(pattern = schema::DURATION))]
+    pub ttl: Option<String>,
+    /// Retain (the default), DryRun or Delete: what becomes of artifacts of runs that do not exist any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifacts: Option<ArtifactRetention>,
+    /// How long after the last write artifacts are kept in any case, such as 24h (the default); at least 10m. As often they are looked
+    /// through, at least once a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32), regex(pattern = schema::DURATION))]
+    pub grace: Option<String>,
+}
+
+/// What becomes of artifacts of runs that do not exist any more: Retain (the default), DryRun or Delete. Those of models' versions, of
+/// runs that exist and of runs that these were built on are always kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ArtifactRetention {
+    /// They stay.
+    #[default]
+    Retain,
+    /// They stay, and status.artifacts and the log of a short Pod say what would go.
+    DryRun,
+    /// A short Pod with the store's credentials deletes them.
+    Delete,
 }
 
 /// Code by name of a ConfigMap.

@@ -45,6 +45,31 @@ pub struct PipelineStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub models: Vec<ModelStatus>,
+    /// When artifacts of runs that do not exist any more were looked for last, and what became of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifacts: Option<ArtifactsStatus>,
+}
+
+/// What became of artifacts of runs that do not exist any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ArtifactsStatus {
+    /// When they were looked for last.
+    pub checked: Time,
+    /// Whether nothing was deleted, since retention says DryRun.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// Runs whose artifacts went, or would.
+    pub runs: i64,
+    /// How many objects.
+    pub objects: i64,
+    /// Sum of their sizes.
+    pub bytes: i64,
+    /// Runs whose artifacts were kept.
+    pub kept: i64,
+    /// Why it did not succeed; empty if it did.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
 /// The run of a pipeline that was created last.

@@ -237,6 +237,7 @@ impl Workload {
             Self { end: "Deleted", during: Some(During::Delete), ..Self::waits("delete") },
         ];
         all.extend(Self::triggered());
+        all.push(Self::published());
         all.extend(Self::trainings());
         all.extend(Self::training_stages());
         all
@@ -262,6 +263,27 @@ impl Workload {
         let mut by_spec = held("triggered", Starts::SpecChange);
         by_spec.pipeline["triggers"] = json!([{"name": "git", "specChange": {}}]);
         [by_spec, held("requested", Starts::Request)]
+    }
+
+    /// A stage whose output is compared with the champion and published.
+    fn published() -> Self {
+        let mut first = writer("first", &[]);
+        let script = first["container"]["script"].as_str().unwrap_or_default();
+        let metric = "echo '{\"name\": \"lines\", \"value\": 1}' >> \"$TRAINYARD_ROOT/metrics.jsonl\"\n";
+        first["container"]["script"] = format!("{script}{metric}").into();
+        first["metrics"] = json!(["lines"]);
+        let gate =
+            json!({"name": "gate", "gate": {"checks": [{"metric": "first.lines", "min": 1, "minImprovement": 0}]}});
+        let publish =
+            json!({"name": "publish", "dependsOn": ["gate"], "publish": {"model": "text", "from": "first.text"}});
+        let known = vec![Stage::new("first", &[], 0), Stage::new("publish", &["first"], 0)];
+        Self::new("published", json!({"store": folder(), "stages": [first, gate, publish]}), known)
+    }
+
+    /// Whether it publishes a model.
+    #[must_use]
+    pub fn publishes(&self) -> bool {
+        self.pipeline["stages"].as_array().into_iter().flatten().any(|stage| stage["publish"].is_object())
     }
 
     /// Five stages, each of which adds a line to what the one before has written.
@@ -403,7 +425,9 @@ mod tests {
                 continue;
             }
             let listed = ["stages", "finally"].into_iter().flat_map(|list| workload.pipeline[list].as_array().cloned());
-            let names: Vec<Value> = listed.flatten().map(|stage| stage["name"].clone()).collect();
+            // A gate has no Pod.
+            let with_pods = listed.flatten().filter(|stage| stage["gate"].is_null());
+            let names: Vec<Value> = with_pods.map(|stage| stage["name"].clone()).collect();
             let known: Vec<&str> = workload.stages.iter().map(|stage| stage.name.as_str()).collect();
             assert_eq!(json!(names), json!(known), "{}", workload.name);
         }

@@ -278,7 +278,7 @@ fn without_rules(schema: &mut Value) {
 }
 
 /// Fields of a Pipeline that one within a run does not have: they say what starts runs.
-const TRIGGERS: [&str; 5] = ["triggers", "concurrency", "retryFailedRevision", "rerunToken", "suspend"];
+const TRIGGERS: [&str; 6] = ["triggers", "concurrency", "retryFailedRevision", "rerunToken", "suspend", "retention"];
 
 /// The pipelines within runs, and the stages of `finally`, have the same schema: what is tried once holds for all.
 #[test]

@@ -1,6 +1,6 @@
 //! Writes of runs that triggers start and stop.
 
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use trainyard_crds::condition::Reason;
@@ -51,6 +51,29 @@ impl Writer {
                 None => CreatedRun::Refused(status.message.clone()),
             }),
             _ => Err(WriteError::api("create", object(), error)),
+        }
+    }
+
+    /// All runs of a namespace, or those of a label, as they are on the API server now.
+    pub(crate) async fn list_runs(&self, namespace: &str, label: &str) -> Result<Vec<PipelineRun>, WriteError> {
+        const PAGE: u32 = 100;
+        let api: Api<Seen<PipelineRun>> = Api::namespaced(self.client.clone(), namespace);
+        let mut parameters = ListParams::default().labels(label).limit(PAGE);
+        let mut all = Vec::new();
+        loop {
+            let page = api.list(&parameters).await;
+            let page = page.map_err(|error| WriteError::api("list", format!("PipelineRuns of {namespace}"), error))?;
+            // One that cannot be read is of another version, and left alone; who asks must not take it for gone.
+            for run in page.items {
+                let read = run
+                    .read()
+                    .map_err(|error| WriteError::api("read", format!("PipelineRuns of {namespace}"), error))?;
+                all.push(read);
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => parameters = parameters.continue_token(&token),
+                None => return Ok(all),
+            }
         }
     }
 

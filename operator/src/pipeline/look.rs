@@ -19,7 +19,7 @@ use crate::pod::{TaskPod, task_pod};
 /// Seconds that a look may take.
 const LIMIT_SECONDS: u64 = 300;
 /// A Pod that looks is asked this often whether it has ended.
-const GLANCE: Duration = Duration::from_secs(2);
+pub(super) const GLANCE: Duration = Duration::from_secs(2);
 
 /// What looks have shown that have ended now, and when there is something to do again.
 #[derive(Default)]
@@ -31,7 +31,7 @@ pub(super) struct Looked {
 }
 
 impl Looked {
-    fn again(&mut self, wait: Duration) {
+    pub(super) fn again(&mut self, wait: Duration) {
         self.wait = Some(self.wait.map_or(wait, |before| before.min(wait)));
     }
 }
@@ -56,7 +56,7 @@ pub(super) async fn look(
         let name = name_of(pipeline, &look);
         let pod = match writer.read_pod(&namespace, &name).await? {
             Some(pod) => pod,
-            None => match create(context, &writer, pipeline, store, &look, &name).await? {
+            None => match create(context, &writer, pipeline, store, &task(store, &look), &name, look.trigger).await? {
                 Some(pod) => pod,
                 None => {
                     looked.again(Duration::from_secs(15));
@@ -75,26 +75,30 @@ pub(super) async fn look(
     Ok(looked)
 }
 
+fn task(store: &Store, look: &Look<'_>) -> TaskSpec {
+    TaskSpec {
+        version: step_protocol::VERSION,
+        store: store_spec(store),
+        task: Task::Fingerprint(FingerprintSpec { uri: look.data.uri.clone(), marker: look.data.marker.clone() }),
+        timeout_seconds: LIMIT_SECONDS,
+    }
+}
+
 fn name_of(pipeline: &Pipeline, look: &Look<'_>) -> String {
     let uid = pipeline.uid().unwrap_or_default();
     names::look_pod(&pipeline.name_any(), &uid, look.trigger, &look.data.uri, &look.since)
 }
 
-/// Creates the Pod; `None` if the API server does not take it now.
-async fn create(
+/// Creates the Pod of a task; `None` if the API server does not take it now. `what` is whose task it is.
+pub(super) async fn create(
     context: &Context,
     writer: &Writer,
     pipeline: &Pipeline,
     store: &Store,
-    look: &Look<'_>,
+    task: &TaskSpec,
     name: &str,
+    what: &str,
 ) -> Result<Option<Pod>, WriteError> {
-    let task = TaskSpec {
-        version: step_protocol::VERSION,
-        store: store_spec(store),
-        task: Task::Fingerprint(FingerprintSpec { uri: look.data.uri.clone(), marker: look.data.marker.clone() }),
-        timeout_seconds: LIMIT_SECONDS,
-    };
     let mut owner = pipeline.controller_owner_ref(&()).unwrap_or_default();
     owner.block_owner_deletion = Some(false);
     let pod = task_pod(&TaskPod {
@@ -103,49 +107,47 @@ async fn create(
         owner,
         pipeline: &pipeline.name_any(),
         pipeline_uid: &pipeline.uid().unwrap_or_default(),
-        task: &task,
+        task,
         store,
         settings: &context.settings.pod,
     });
     let warn = |message: String| {
-        context.events.note(pipeline, Note { kind: NoteKind::Warning, reason: "LookFailed", message });
+        context.events.note(pipeline, Note { kind: NoteKind::Warning, reason: "TaskFailed", message });
     };
     let pod = match pod {
         Ok(pod) => pod,
         Err(error) => {
-            warn(format!("trigger {} cannot look: {error}", look.trigger));
+            warn(format!("{what} has no Pod: {error}"));
             return Ok(None);
         }
     };
     Ok(match writer.create_pod(&pod).await? {
         Created::New(pod) | Created::Existing(pod) => Some(*pod),
         Created::Later(_, message) | Created::Refused(message) => {
-            warn(format!("trigger {} cannot look, the API server does not take its Pod: {message}", look.trigger));
+            warn(format!("{what} has no Pod, the API server does not take it: {message}"));
             None
         }
     })
 }
 
-/// What a Pod that looked has seen, if it has ended.
-fn ended(pod: &Pod) -> Option<Result<FoundData, String>> {
+/// What a Pod has to say of its task, if it has ended.
+pub(super) fn report(pod: &Pod) -> Option<Result<TaskReport, String>> {
     let status = pod.status.as_ref()?;
     let over =
         matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) || pod.metadata.deletion_timestamp.is_some();
-    let terminated =
-        status.container_statuses.iter().flatten().find_map(|container| container.state.as_ref()?.terminated.as_ref());
+    let containers = status.container_statuses.iter().flatten();
+    let terminated = containers.filter_map(|container| container.state.as_ref()?.terminated.as_ref()).next();
     if !over && terminated.is_none() {
         return None;
     }
     let said = terminated.and_then(|state| serde_json::from_str::<TaskReport>(state.message.as_deref()?).ok());
-    let Some(report) = said else {
-        let reason = status.reason.clone().or_else(|| terminated?.reason.clone());
-        return Some(Err(format!(
-            "Pod {} ended without a word ({})",
-            pod.name_any(),
-            reason.unwrap_or_else(|| "no reason".to_owned())
-        )));
-    };
-    Some(match (report.outcome, report.fingerprint) {
+    let reason = || status.reason.clone().or_else(|| terminated?.reason.clone()).unwrap_or_else(|| "no reason".into());
+    Some(said.ok_or_else(|| format!("Pod {} ended without a word ({})", pod.name_any(), reason())))
+}
+
+/// What a Pod that looked has seen, if it has ended.
+fn ended(pod: &Pod) -> Option<Result<FoundData, String>> {
+    Some(report(pod)?.and_then(|report| match (report.outcome, report.fingerprint) {
         (Outcome::Succeeded, Some(found)) => Ok(FoundData {
             digest: found.digest,
             objects: found.objects,
@@ -154,7 +156,7 @@ fn ended(pod: &Pod) -> Option<Result<FoundData, String>> {
             marker: found.marker,
         }),
         (outcome, _) => Err(format!("{}: {}", outcome.as_str(), report.message)),
-    })
+    }))
 }
 
 #[cfg(test)]

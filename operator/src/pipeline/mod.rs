@@ -2,6 +2,7 @@
 
 mod look;
 mod report;
+mod retention;
 mod triggered;
 
 use std::collections::BTreeMap;
@@ -146,6 +147,7 @@ async fn look(pipeline: &Guarded, context: &Context) -> Result<Action, WriteErro
         context.memory.recorded(&namespace, &pipeline.name_any(), last);
     }
     start(context, &writer, pipeline, &judged, written).await?;
+    retention::runs(context, &writer, pipeline, &judged.status, Timestamp::now()).await?;
     Ok(next_look(pipeline, &judged.status, judged.wake, Timestamp::now())
         .map_or_else(Action::await_change, Action::requeue))
 }
@@ -159,7 +161,8 @@ fn next_look(
     now: Timestamp,
 ) -> Option<Duration> {
     let goes_on = status.revisions.iter().any(|entry| !entry.phase.is_terminal());
-    if pipeline.spec.triggers.is_empty() && wake.is_none() && !goes_on {
+    let keeps = pipeline.spec.retention.is_some();
+    if pipeline.spec.triggers.is_empty() && wake.is_none() && !goes_on && !keeps {
         return None;
     }
     let wake = wake.map(|wake| Duration::try_from(wake.duration_since(now)).unwrap_or_default());
@@ -225,7 +228,9 @@ async fn judge(context: &Context, pipeline: &Pipeline) -> Result<Judged, WriteEr
     let now = Timestamp::now();
     let seen = triggered::seen(&writer, &namespace, &prior.revisions, &runs).await?;
     let store = pipeline.spec.store.as_ref().or(context.settings.default_store.as_ref());
-    let looked = look::look(context, pipeline, store.filter(|_| graph.is_ok()), &prior, now).await?;
+    let store = store.filter(|_| graph.is_ok());
+    let mut looked = look::look(context, pipeline, store, &prior, now).await?;
+    let collected = retention::artifacts(context, pipeline, store, &prior, now, &mut looked).await?;
     let decision = decide(&retrain::Seen {
         name: &name,
         spec: &pipeline.spec,
@@ -240,7 +245,8 @@ async fn judge(context: &Context, pipeline: &Pipeline) -> Result<Judged, WriteEr
     let (cancel, wake) = (decision.cancel.clone(), decision.wake);
     let glance = looked.wait.and_then(|wait| now.checked_add(wait).ok());
     let wake = wake.into_iter().chain(glance).min();
-    let status = report::status(&prior, generation, &valid, &runs, decision, now);
+    let mut status = report::status(&prior, generation, &valid, &runs, decision, now);
+    status.artifacts = collected.or(status.artifacts);
     Ok(Judged { status, seen, runs, cancel, wake, looked: looked.done })
 }
 

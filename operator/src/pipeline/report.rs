@@ -65,6 +65,7 @@ pub(super) fn status(
         triggers: decision.triggers,
         revisions: decision.revisions,
         models: prior.models.clone(),
+        artifacts: prior.artifacts.clone(),
     }
 }
 

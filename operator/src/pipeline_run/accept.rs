@@ -148,9 +148,9 @@ async fn first(
     if spec.store.is_none() {
         spec.store.clone_from(&context.settings.default_store);
     }
-    // What starts runs is no part of what a run is.
+    // What starts runs, and what is kept of them, is no part of what a run is.
     (spec.triggers, spec.concurrency, spec.retry_failed_revision) = (Vec::new(), None, None);
-    (spec.rerun_token, spec.suspend) = (None, None);
+    (spec.rerun_token, spec.suspend, spec.retention) = (None, None, None);
     let given = given_params(&writer, run, &spec).await?;
     let own = run.spec.rerun.is_some().then(|| given.clone());
     let mut frozen = match freeze(&spec, own, &given) {

@@ -4,9 +4,11 @@ use super::pods::phase;
 use super::{Evidence, Violation};
 use crate::faults::history::{Change, Kind, Version};
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use step_protocol::paths;
 
 /// What is found in the files of a case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct Files {
     pub secrets: Vec<String>,
     /// Lines of logs that tell of a panic.
     pub panics: Vec<String>,
+    /// The records of the store's registry of models, by their keys.
+    pub registry: BTreeMap<String, Value>,
 }
 
 impl Files {
@@ -33,11 +37,14 @@ impl Files {
                 |part: &str| part.rsplit_once('#').is_some_and(|(_, number)| number.parse::<u32>().is_ok());
             if key.split('/').any(is_temporary) {
                 files.temporary.push(key);
+            } else if key.split('/').any(|part| part == paths::MODELS) {
+                let record = serde_json::from_slice(&fs::read(&path)?).unwrap_or_default();
+                files.registry.insert(key, record);
             }
         }
-        let mut paths = all(folder)?;
-        paths.extend(all(store)?);
-        for path in paths {
+        let mut found = all(folder)?;
+        found.extend(all(store)?);
+        for path in found {
             let name = path.display().to_string();
             let bytes = fs::read(&path).with_context(|| name.clone())?;
             let text = String::from_utf8_lossy(&bytes);

@@ -101,7 +101,12 @@ fn stage(row: &Value) -> Value {
     let outputs: Vec<Value> = row["outputs"].as_array().into_iter().flatten().map(output).collect();
     // Whether a stage had begun when it was cancelled is known only if its Pod was seen.
     let attempt = if row["phase"] == "Cancelled" { &Value::Null } else { &row["attempt"] };
-    json!([row["name"], row["phase"], row["reason"], attempt, outputs, row["results"]])
+    let mut results = row["results"].clone();
+    // It has the run's UID in it.
+    if let Some(results) = results.as_object_mut() {
+        results.remove("uri");
+    }
+    json!([row["name"], row["phase"], row["reason"], attempt, outputs, results])
 }
 
 /// A job as a row.

@@ -7,9 +7,9 @@ use trainyard_crds::v1alpha1::{Cause, PipelineSpec};
 /// SHA-256, as 64 hexadecimal digits, over canonical JSON (RFC 8785) of the part of the spec that can change a result, its
 /// `rerunToken`, and the cause.
 ///
-/// What is not in it can be changed without another run: triggers, concurrency, suspend and retryFailedRevision; descriptions; retry,
+/// What is not in it can be changed without another run: triggers, concurrency, suspend, retention and retryFailedRevision; descriptions; retry,
 /// timeout, gracePeriod, parallel and resources; of a Pod all but its volumes; the store's credentials; of a training what keeps it
-/// alive (checkpoint, restart, startTimeout, stallTimeout, port). The order of what has a name does not matter, nor where an image is
+/// alive (checkpoint, restart, startTimeout, stallTimeout, port); of an approval what is asked and for how long. The order of what has a name does not matter, nor where an image is
 /// said, nor whether what is the default is said.
 #[must_use]
 pub fn run_key(spec: &PipelineSpec, cause: &Cause) -> String {
@@ -25,7 +25,7 @@ pub fn run_key(spec: &PipelineSpec, cause: &Cause) -> String {
 
 /// Fields of a spec that say when and how it is run, and not what. A field that is not named here, such as a new one, is in the key: a
 /// run too many is better than one that is missing.
-const OF_THE_PIPELINE: [&str; 9] = [
+const OF_THE_PIPELINE: [&str; 10] = [
     "description",
     "parallel",
     "defaults",
@@ -34,6 +34,7 @@ const OF_THE_PIPELINE: [&str; 9] = [
     "retryFailedRevision",
     "rerunToken",
     "suspend",
+    "retention",
     "store",
 ];
 const OF_A_STAGE: [&str; 3] = ["retry", "timeout", "gracePeriod"];
@@ -84,6 +85,14 @@ fn of_stage(stage: &mut Map<String, Value>, image: Option<&str>) {
     if let Some(after) = stage.get_mut("after").and_then(Value::as_array_mut) {
         after.iter_mut().for_each(|item| sort(item.get_mut("phases")));
         after.sort_by_key(|item| item["stage"].to_string());
+    }
+    for check in objects(stage.get_mut("gate").and_then(|gate| gate.get_mut("checks"))) {
+        drop_default(check, "goal", &json!("Maximize"));
+        drop_default(check, "baseline", &json!("Champion"));
+        drop_default(check, "noBaseline", &json!("Pass"));
+    }
+    if let Some(Value::Object(approval)) = stage.get_mut("approval") {
+        approval.clear();
     }
     sort(stage.get_mut("dependsOn"));
     sort(stage.get_mut("metrics"));

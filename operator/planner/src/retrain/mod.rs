@@ -10,6 +10,7 @@ mod instants;
 mod key;
 mod ledger;
 mod models;
+mod retention;
 mod triggers;
 
 pub use data::{FoundData, Look, SeenData, looks};
@@ -17,4 +18,5 @@ pub use decide::{Decision, NewRun, Seen, SeenRun, creates, decide};
 pub use key::run_key;
 pub use ledger::unsettled;
 pub use models::{PublishedBy, champions, register};
+pub use retention::{Collection, EndedRun, collection, expired};
 pub use triggers::check;

@@ -8,13 +8,15 @@ use trainyard_crds::v1alpha1::{Cause, PipelineSpec, Schedule, Trigger, TriggerKi
 use super::data::{self, SeenData};
 use super::instants::Clock;
 use super::key::run_key;
+use super::retention;
 use crate::SpecProblem;
 
-/// What is wrong with the triggers of a pipeline.
+/// What is wrong with the triggers and the retention of a pipeline.
 ///
 /// # Errors
 /// The first trigger that can never start a run, by its field.
 pub fn check(spec: &PipelineSpec) -> Result<(), SpecProblem> {
+    retention::check(spec)?;
     for (index, trigger) in spec.triggers.iter().enumerate() {
         match &trigger.kind {
             TriggerKind::SpecChange(_) => {}
