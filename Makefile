@@ -11,13 +11,16 @@ endif
 CARGO_DENY := $(CACHE)/tools/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
 
-.PHONY: help demo test bench cluster cluster-down images install generate lint unit api faults faults-crashes faults-sample faults-full soak soak-sample store many-files chart stories docs e2e-tensorflow e2e-torch fuzz fuzz-short
+.PHONY: help demo demo-gitops test bench cluster cluster-down images install generate lint unit api faults faults-crashes faults-sample faults-full soak soak-sample store many-files chart stories docs e2e-tensorflow e2e-torch fuzz fuzz-short
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | column -t -s '|'
 
 demo: ## from a bare machine to a trained model: cluster, store, Trainyard, one run of examples/iris
 	$(E2E) demo
+
+demo-gitops: ## commits, a revert and new data, and what becomes of the model: examples/gitops-iris
+	$(E2E) demo --gitops
 
 test: lint unit fuzz-short chart api store faults-sample soak-sample stories ## everything that must hold
 

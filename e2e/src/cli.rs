@@ -48,6 +48,9 @@ enum Topic {
         /// Only bring everything up and apply the pipeline: no run.
         #[arg(long)]
         prepare: bool,
+        /// examples/gitops-iris instead: commits, reverts and new data, and what becomes of the model.
+        #[arg(long, conflicts_with = "prepare")]
+        gitops: bool,
     },
     /// Measure what the documents claim; writes target/bench/results.json.
     Bench {
@@ -190,11 +193,15 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
             install::up(&cluster.find()?, &[&demo::default_store()])?;
             Ok(ExitCode::SUCCESS)
         }
-        Topic::Demo { name, prepare: true } => {
+        Topic::Demo { name, gitops: true, .. } => {
+            demo::gitops(&name.name)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Topic::Demo { name, prepare: true, .. } => {
             demo::prepare(&name.name)?;
             Ok(ExitCode::SUCCESS)
         }
-        Topic::Demo { name, prepare: false } => {
+        Topic::Demo { name, prepare: false, .. } => {
             demo::run(&name.name)?;
             Ok(ExitCode::SUCCESS)
         }

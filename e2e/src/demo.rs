@@ -5,12 +5,15 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use crate::bucket::Connection;
 use crate::cluster::{self, Cluster, Options};
 use crate::store::{self, Access};
 use crate::{bucket, command, image, install, paths, progress};
 
 /// Namespace of the demo.
 const NAMESPACE: &str = "iris";
+/// Namespace of the demo of examples/gitops-iris.
+const GITOPS: &str = "gitops-iris";
 /// Bucket of the example.
 const BUCKET: &str = "iris";
 /// The run is given up after this time.
@@ -43,6 +46,9 @@ pub enum Error {
     /// kubectl could not be started.
     #[error("failed to start kubectl: {0}")]
     Start(#[source] std::io::Error),
+    /// The script of examples/gitops-iris found something that is not as it should be, and has said what.
+    #[error("the demo of examples/gitops-iris failed; see: kubectl --namespace {GITOPS} describe pl,plr")]
+    Gitops,
     /// The run ended badly.
     #[error("the run {run} ended as {phase}; see: kubectl --namespace {NAMESPACE} describe plr {run}")]
     Run {
@@ -88,6 +94,33 @@ pub fn prepare(name: &str) -> Result<Cluster, Error> {
     })?;
     apply_folder(&cluster, NAMESPACE, "examples/iris")?;
     Ok(cluster)
+}
+
+/// Commits, a revert and new data by the script of examples/gitops-iris, in a namespace of its own that is made anew.
+pub fn gitops(name: &str) -> Result<(), Error> {
+    let cluster = Cluster::up(Options::full(name))?;
+    let access = store::up(&cluster, store::NAMESPACE)?;
+    install::up(&cluster, &[&default_store()])?;
+    let image = image::build("example-python")?;
+    progress::step(&format!("image {}", image.reference), || image::load(&cluster, &image))?;
+    command::run(cluster.kubectl().args(["delete", "namespace", GITOPS, "--ignore-not-found", "--wait"]))?;
+    namespace(&cluster, GITOPS, &access)?;
+    let tool = std::env::current_exe().map_err(Error::Start)?;
+    let kubectl = cluster.kubectl();
+    let mut script = std::process::Command::new("bash");
+    script.arg(paths::repository().join("examples/gitops-iris/demo.sh"));
+    script.envs(kubectl.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    script.env("KUBECTL", kubectl.get_program()).env("NAMESPACE", GITOPS).env("RAW_URI", "s3://iris/demo/flowers/");
+    script.env("PUT_OBJECT", format!("{} store put --name {name}", tool.display()));
+    let access = Connection::open(&cluster, store::NAMESPACE, &access)?;
+    // What an earlier demo has left would be data, too.
+    for key in access.list(BUCKET, "demo/flowers/")? {
+        access.delete(BUCKET, &key)?;
+    }
+    match script.status().map_err(Error::Start)?.success() {
+        true => Ok(()),
+        false => Err(Error::Gitops),
+    }
 }
 
 /// The store of pipelines that name none, as a value of the chart: the store in the cluster, entered with a Secret `store`.

@@ -58,3 +58,16 @@ fn the_tutorial_of_trainings_works() {
     assert!(began.len() == 2 && began[0] == began[1] && began[0] > 0, "{began:?} in:\n{said}");
     assert!(said.contains("\nSucceeded 1 0."), "{said}");
 }
+
+/// After the first block of the first one, too.
+#[test]
+fn the_tutorial_of_gitops_works() {
+    let documents = [("docs/tutorial.md", 1), ("docs/tutorial-gitops.md", usize::MAX)];
+    // A name of its own each time: versions are counted on in the store.
+    let namespace = format!("tutorial-gitops-{}", std::process::id());
+    let said = followed(&documents, "gitops", &namespace);
+    let champions: Vec<&str> =
+        said.lines().filter_map(|line| line.strip_prefix("champion ")?.split([',', ' ']).next()).collect();
+    assert_eq!(champions, ["1", "2", "2", "2", "1", "3"], "{said}");
+    assert!(said.contains("last: GateFailed") && said.contains("RolledBack"), "{said}");
+}

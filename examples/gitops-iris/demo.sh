@@ -4,7 +4,7 @@
 #
 #   PUT_OBJECT=COMMAND demo.sh
 #
-# PUT_OBJECT  a command that puts a file into the bucket: it is called with KEY FILE, KEY being the path in the bucket
+# PUT_OBJECT  a command that puts a file into the store: it is called with FILE URI, such as flowers.csv s3://iris/raw/flowers.csv
 # RAW_URI     where the flowers are (s3://iris/raw/flowers/); with a / at the end
 # NAMESPACE   (gitops-iris) there it happens. It exists, has the Secret `store` (docs/how-to/store.md) and no Pipeline `iris`
 # KUBECTL     (kubectl)
@@ -12,7 +12,7 @@
 set -euo pipefail
 
 KUBECTL=${KUBECTL:-kubectl} NAMESPACE=${NAMESPACE:-gitops-iris} RAW_URI=${RAW_URI:-s3://iris/raw/flowers/} LIMIT=${LIMIT:-600}
-: "${PUT_OBJECT:?it says how to put a file into the bucket: it is called with KEY FILE}"
+: "${PUT_OBJECT:?it says how to put a file into the store: it is called with FILE URI}"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -76,10 +76,9 @@ ended() {
     [[ $(newest phase) == "$2" ]] || fail "run $(newest run) has ended as $(newest phase) and not $2: $(newest message)"
 }
 put() {
-    local rest=${RAW_URI#*://}
     # A command of several words.
     # shellcheck disable=SC2086
-    $PUT_OBJECT "${rest#*/}$1" "$2" || fail "PUT_OBJECT failed for ${rest#*/}$1"
+    $PUT_OBJECT "$2" "$RAW_URI$1" || fail "PUT_OBJECT failed for $RAW_URI$1"
 }
 
 kube get pipeline iris -o name >"$work/log" 2>&1 && fail "namespace $NAMESPACE has a Pipeline iris: delete it, or take another namespace"

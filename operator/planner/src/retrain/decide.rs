@@ -14,7 +14,7 @@ use trainyard_crds::v1alpha1::{
 use super::data::{SeenData, unstarted};
 use super::key::run_key;
 use super::ledger::{Ledger, end};
-use super::models::dethroned;
+use super::models::{dethroned, reigns};
 use super::triggers::{ask, quiet, say};
 
 /// Most repetitions of a revision that fails.
@@ -267,7 +267,7 @@ fn request(seen: &Seen<'_>, ledger: &mut Ledger, decision: &mut Decision) {
 /// Puts what a trigger wants to start into the ledger, unless it is there. Returns whether that is settled.
 fn fire(seen: &Seen<'_>, ledger: &mut Ledger, status: &mut TriggerStatus, cause: Cause) -> bool {
     let by_spec = cause == Cause::SpecChange {};
-    let new = entry(seen, &status.name, cause);
+    let mut new = entry(seen, &status.name, cause);
     // Of the same data another spec makes something else.
     let by_key = by_spec || matches!(new.cause, Cause::Data { .. });
     let known = if by_key { ledger.get(&new.key) } else { ledger.of_cause(&new.cause) };
@@ -302,6 +302,17 @@ fn fire(seen: &Seen<'_>, ledger: &mut Ledger, status: &mut TriggerStatus, cause:
             say(status, Reason::AlreadyRun, message);
             return true;
         }
+        // So long ago that the ledger has forgotten it: the models remember.
+        None if by_spec && reigns(&seen.status.models, &new.key) => {
+            status.key = new.key;
+            say(
+                status,
+                Reason::AlreadyRun,
+                "this revision has published the model that is champion: nothing is left to train",
+            );
+            return true;
+        }
+        None if by_spec => promote(seen, &mut new),
         None => {}
     }
     let busy = ledger.entries.iter().any(|entry| !entry.phase.is_terminal());
@@ -329,9 +340,20 @@ fn fire(seen: &Seen<'_>, ledger: &mut Ledger, status: &mut TriggerStatus, cause:
 /// Has the entry of a revision that has published models promote them again, if others have taken their place. Returns whether it does.
 fn rolls_back(seen: &Seen<'_>, ledger: &mut Ledger, key: &str) -> bool {
     let promotes = dethroned(&seen.status.models, key);
-    let Some(entry) = ledger.entries.iter_mut().find(|entry| entry.key == key).filter(|_| !promotes.is_empty()) else {
-        return false;
-    };
+    let Some(entry) = ledger.get(key).filter(|_| !promotes.is_empty()) else { return false };
+    // It is the newest now.
+    let mut entry = entry.clone();
+    promote(seen, &mut entry);
+    ledger.put(entry);
+    true
+}
+
+/// Has an entry promote what its revision has published and what is not champion now, if there is such.
+fn promote(seen: &Seen<'_>, entry: &mut Revision) {
+    let promotes = dethroned(&seen.status.models, &entry.key);
+    if promotes.is_empty() {
+        return;
+    }
     let words: Vec<String> =
         promotes.iter().map(|model| format!("version {} of model {}", model.version, model.model)).collect();
     entry.message = format!("the spec has returned to this revision: {} becomes champion again", words.join(", "));
@@ -342,10 +364,6 @@ fn rolls_back(seen: &Seen<'_>, ledger: &mut Ledger, key: &str) -> bool {
     entry.reason.clear();
     entry.completed = None;
     entry.run = name_of(seen, entry);
-    // It is the newest now.
-    let entry = entry.clone();
-    ledger.put(entry);
-    true
 }
 
 /// Lets what waits start, as far as other runs let it. Returns the runs that must go first.

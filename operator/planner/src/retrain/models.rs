@@ -107,3 +107,10 @@ pub(super) fn dethroned(models: &[ModelStatus], key: &str) -> Vec<ModelReference
     };
     models.iter().filter_map(of).collect()
 }
+
+/// Whether a champion is of this revision.
+pub(super) fn reigns(models: &[ModelStatus], key: &str) -> bool {
+    models
+        .iter()
+        .any(|model| model.versions.iter().any(|version| version.version == model.champion && version.key == key))
+}

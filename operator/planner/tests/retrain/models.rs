@@ -87,6 +87,22 @@ fn a_return_promotes_what_was_published_and_trains_nothing() {
 }
 
 #[test]
+fn a_return_to_what_the_ledger_has_forgotten_is_a_return_too() {
+    let mut world = world();
+    change(&mut world, 0.1);
+    change(&mut world, 0.2);
+    let trained = world.trained.len();
+    let newest = world.newest().key.clone();
+    world.status.revisions.retain(|entry| entry.key == newest);
+    change(&mut world, 0.1);
+    assert_eq!((champion(&world), world.trained.len(), world.newest().rollbacks), (1, trained, 1));
+    world.status.revisions.clear();
+    world.status.triggers.clear();
+    world.settle();
+    assert_eq!((world.trigger("git").reason.as_str(), world.trained.len()), ("AlreadyRun", trained));
+}
+
+#[test]
 fn a_return_to_the_champion_starts_nothing() {
     let mut world = world();
     change(&mut world, 0.1);
