@@ -200,6 +200,43 @@ fn killed_at_any_request_it_publishes_once() {
 }
 
 #[test]
+fn a_listing_from_before_its_own_records_makes_no_second_ones() {
+    let Some(s3) = s3() else { return };
+    for stale in [1, 2] {
+        let world = on_s3(&s3, &s3.endpoint);
+        make(&world, 1);
+        train(&world, 2);
+        // All but its commit record is written.
+        let through = |step: Step, rule: Box<proxy::Rule>| {
+            let mut step = step;
+            step.spec.store.s3.as_mut().unwrap().endpoint =
+                Some(proxy::start(&s3.endpoint, move |line, head| rule(line, head)));
+            step.run()
+        };
+        let dying = |line: &str, _: &str| match line.starts_with("PUT") && line.contains("/publish/COMMIT") {
+            true => proxy::Fault::Answer(403, "<Error><Code>AccessDenied</Code></Error>"),
+            false => proxy::Fault::Pass,
+        };
+        through(publish(&world, 2, 1), Box::new(dying)).ended(Outcome::StoreAccessDenied);
+        make(&world, 3);
+        assert_eq!(records(&world), (3, 3));
+        let count = AtomicUsize::new(0);
+        let listing = move |line: &str, _: &str| {
+            if line.contains("list-type=2") && count.fetch_add(1, Ordering::SeqCst) < stale {
+                let nothing =
+                    "<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>";
+                return proxy::Fault::Answer(200, nothing);
+            }
+            proxy::Fault::Pass
+        };
+        let done = through(publish(&world, 2, 2), Box::new(listing)).ended(Outcome::Succeeded);
+        let results = json!({"model": "flower", "version": 2, "sequence": 2, "previous": 1});
+        assert_eq!(serde_json::to_value(&done.report.results).unwrap(), results);
+        assert_eq!((records(&world), aliases(&world)), ((3, 3), (Some(3), Some(2))));
+    }
+}
+
+#[test]
 fn ten_publishers_at_once_make_ten_versions_on_every_store() {
     for (name, world) in worlds() {
         eprintln!("on {name}");

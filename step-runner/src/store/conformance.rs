@@ -105,6 +105,43 @@ fn creation_is_exclusive_also_when_many_try_at_once() {
 }
 
 #[test]
+fn a_record_is_taken_by_the_first() {
+    on_all(async |store| {
+        let (one, two) = (Bytes::from_static(b"1"), Bytes::from_static(b"2"));
+        assert_eq!(store.read_bounded("t/one").await.unwrap(), None);
+        assert_eq!(store.claim("t/one", one.clone()).await.unwrap(), Claimed::Ours);
+        assert_eq!(store.claim("t/one", one.clone()).await.unwrap(), Claimed::Ours, "its answer was lost");
+        assert_eq!(store.claim("t/one", two).await.unwrap(), Claimed::Taken(one.clone()));
+        assert_eq!(store.read_bounded("t/one").await.unwrap(), Some(one));
+        store.write("t/large", vec![b' '; (4 << 20) + 1].into()).await.unwrap();
+        for error in
+            [store.read_bounded("t/large").await.unwrap_err(), store.claim("t/large", Bytes::new()).await.unwrap_err()]
+        {
+            let named = error.to_string().contains("t/large is not what it should be: it has 4194305 bytes");
+            assert!(matches!(error, StoreError::Corrupt { .. }) && named, "{error}");
+        }
+    });
+}
+
+#[test]
+fn what_is_removed_is_gone_and_nothing_else() {
+    on_all(async |store| {
+        assert!(store.directories("r/").await.unwrap().is_empty());
+        for key in ["r/a/1", "r/a/b/2", "r/c.d/3", "r/file", "ra/4"] {
+            store.write(key, Bytes::from_static(b"x")).await.unwrap();
+        }
+        assert_eq!(store.directories("r/").await.unwrap(), ["a", "c.d"]);
+        let removed = ["r/a/1", "r/a/none", "r/none/at/all", "r/a/b/2"].map(str::to_owned);
+        store.remove(&removed).await.unwrap();
+        store.remove(&removed).await.unwrap();
+        store.remove(&[]).await.unwrap();
+        assert_eq!(keys(&store, "r/").await, ["c.d/3", "file"]);
+        assert_eq!(store.directories("r/").await.unwrap(), ["c.d"], "no empty directory is left");
+        assert_eq!(keys(&store, "ra/").await, ["4"]);
+    });
+}
+
+#[test]
 fn the_probe_accepts_it_and_leaves_nothing() {
     on_all(async |store| {
         store.probe("p/1").await.unwrap();
