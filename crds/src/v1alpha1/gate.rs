@@ -11,6 +11,9 @@ use super::schema;
 /// Lets the run go on only if every check holds; else the stage fails with GateFailed. It has no Pod.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.checks.all(c, has(c.metric) != has(c.result))").message("each check is of exactly one of metric and result").field_path(".checks")
+)]
 pub struct Gate {
     /// The model whose champion checks compare with. Absent means the one that the pipeline publishes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -24,14 +27,6 @@ pub struct Gate {
 /// One number and its bounds: at least one of min, max and minImprovement is said.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("has(self.metric) != has(self.result)").message("exactly one of metric and result is required"),
-    validation = Rule::new("has(self.min) || has(self.max) || has(self.minImprovement)")
-        .message("a check needs a bound: min, max or minImprovement"),
-    validation = Rule::new("has(self.minImprovement) || (!has(self.goal) && !has(self.baseline) && !has(self.noBaseline))")
-        .message("goal, baseline and noBaseline go with minImprovement"),
-    validation = Rule::new("!has(self.minImprovement) || has(self.metric)").message("minImprovement goes with metric: versions of a model are kept with their metrics").field_path(".minImprovement")
-)]
 pub struct Check {
     /// A metric that a stage before this one lists under metrics, as STAGE.METRIC.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -63,7 +63,7 @@ use super::{ApprovalDecision, ModelReference, PipelineSpec, StageStatus, schema}
         .message("serviceAccountName cannot be changed: create another run").field_path(".serviceAccountName"),
     validation = Rule::new("has(self.promote) == has(oldSelf.promote) && (!has(self.promote) || self.promote == oldSelf.promote)")
         .message("promote cannot be changed: create another run").field_path(".promote"),
-    validation = Rule::new("oldSelf.hasValue() || !has(self.promote) || (has(self.pipelineRef) && !has(self.rerun) && !has(self.params))")
+    validation = Rule::new("oldSelf.hasValue() || !has(self.promote) || (has(self.pipelineRef) && !has(self.rerun))")
         .message("promote goes with pipelineRef alone: it starts no stage of the pipeline").field_path(".promote").optional_old_self(true),
     validation = Rule::new("!has(oldSelf.approvals) || (has(self.approvals) && oldSelf.approvals.all(s, s in self.approvals && self.approvals[s] == oldSelf.approvals[s]))")
         .message("a decision on an approval cannot be taken back or changed: cancel the run instead").field_path(".approvals"),

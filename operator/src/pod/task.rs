@@ -45,7 +45,7 @@ pub(crate) struct TaskPod<'a> {
 /// # Errors
 /// If the task is no JSON, which it always is.
 pub(crate) fn task_pod(input: &TaskPod<'_>) -> Result<Pod, PodError> {
-    let task = serde_json::to_string(input.task)?.replace('$', "\\u0024");
+    let task = input.task.to_env()?;
     let own = [
         (labels::MANAGED_BY, labels::MANAGER.to_owned()),
         (labels::PIPELINE, labels::value(input.pipeline)),
@@ -72,7 +72,9 @@ pub(crate) fn task_pod(input: &TaskPod<'_>) -> Result<Pod, PodError> {
         image: Some(input.settings.runner_image.clone()),
         image_pull_policy: input.settings.runner_pull_policy.map(|policy| policy.as_str().to_owned()),
         command: Some(vec![format!("/{}", paths::RUNNER_BINARY), "task".to_owned()]),
-        env: Some(vec![EnvVar { name: paths::ENV_TASK.to_owned(), value: Some(task), value_from: None }]),
+        env: Some(
+            task.into_iter().map(|(name, value)| EnvVar { name, value: Some(value), value_from: None }).collect(),
+        ),
         env_from: containers::credentials(input.store),
         resources: resources::requirements(input.settings.default_resources.as_ref()),
         volume_mounts: mount.map(|mount| vec![mount]),

@@ -275,31 +275,35 @@ impl std::error::Error for SpecError {
     }
 }
 
+/// A JSON text as container variables of this name, in order. Every `$` is written as a JSON escape, since the kubelet would expand
+/// `$(NAME)` and fold `$$` in a variable's value.
+pub(crate) fn chunks(json: &str, name: &str) -> Vec<(String, String)> {
+    let json = json.replace('$', "\\u0024");
+    let mut chunks = Vec::new();
+    let mut rest = json.as_str();
+    while !rest.is_empty() {
+        let mut end = rest.len().min(paths::ENV_SPEC_CHUNK);
+        while !rest.is_char_boundary(end) {
+            end -= 1;
+        }
+        let (chunk, tail) = rest.split_at(end);
+        let name = match chunks.len() {
+            0 => name.to_owned(),
+            n => format!("{name}_{n}"),
+        };
+        chunks.push((name, chunk.to_owned()));
+        rest = tail;
+    }
+    chunks
+}
+
 impl StepSpec {
     /// The container variables that carry this spec, in order.
-    ///
-    /// Every `$` is written as a JSON escape, since the kubelet would expand `$(NAME)` and fold `$$` in a variable's value.
     ///
     /// # Errors
     /// Only if a number in the parameters is not JSON.
     pub fn to_env(&self) -> Result<Vec<(String, String)>, serde_json::Error> {
-        let json = serde_json::to_string(self)?.replace('$', "\\u0024");
-        let mut chunks = Vec::new();
-        let mut rest = json.as_str();
-        while !rest.is_empty() {
-            let mut end = rest.len().min(paths::ENV_SPEC_CHUNK);
-            while !rest.is_char_boundary(end) {
-                end -= 1;
-            }
-            let (chunk, tail) = rest.split_at(end);
-            let name = match chunks.len() {
-                0 => paths::ENV_SPEC.to_owned(),
-                n => format!("{}_{n}", paths::ENV_SPEC),
-            };
-            chunks.push((name, chunk.to_owned()));
-            rest = tail;
-        }
-        Ok(chunks)
+        Ok(chunks(&serde_json::to_string(self)?, paths::ENV_SPEC))
     }
 
     /// Reads the spec back from the container's variables.

@@ -108,6 +108,16 @@ pub struct Collected {
     pub kept: u64,
 }
 
+impl TaskSpec {
+    /// The container variables that carry this spec, in order.
+    ///
+    /// # Errors
+    /// None: all of it is text and numbers.
+    pub fn to_env(&self) -> Result<Vec<(String, String)>, serde_json::Error> {
+        Ok(crate::spec::chunks(&serde_json::to_string(self)?, crate::paths::ENV_TASK))
+    }
+}
+
 impl TaskReport {
     /// A report with nothing but an outcome and a sentence.
     #[must_use]

@@ -126,6 +126,16 @@ impl Scope<'_> {
             }),
             None => None,
         };
+        if improvement.is_some() && subject == Subject::Result {
+            return Err(invalid(
+                format!("{path}.minImprovement"),
+                "goes with metric: versions of a model are kept with their metrics",
+            ));
+        }
+        let only_compared = check.goal.is_some() || check.baseline.is_some() || check.no_baseline.is_some();
+        if only_compared && improvement.is_none() {
+            return Err(invalid(path, "goal, baseline and noBaseline go with minImprovement"));
+        }
         let (min, max) = (bound(check.min.as_ref(), "min")?, bound(check.max.as_ref(), "max")?);
         if min.is_none() && max.is_none() && improvement.is_none() {
             return Err(invalid(path, "a check needs a bound: min, max or minImprovement"));

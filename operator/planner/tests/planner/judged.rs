@@ -267,6 +267,8 @@ fn what_a_gate_cannot_check_is_refused_with_its_field() {
         refused(json!([{"metric": "train.m", "min": "0.5"}])),
         refused(json!([{"metric": "train.m", "min": true}])),
         refused(json!([{"metric": "train.m"}])),
+        refused(json!([{"result": "train.rows", "minImprovement": 0}])),
+        refused(json!([{"metric": "train.m", "min": 0, "goal": "Minimize"}])),
     ];
     insta::assert_snapshot!("what_a_gate_cannot_check", found.join("\n"));
     let mut spec = pipeline(json!({"checks": [{"metric": "train.m", "minImprovement": 0}]}), json!({}));

@@ -211,5 +211,8 @@ fn each_cause_has_its_key() {
 /// It is in the names of runs and in ledgers of clusters that exist: another release must find the same.
 #[test]
 fn the_key_of_a_pipeline_is_the_same_for_ever() {
-    assert_eq!(key(&whole()), "c7abf937a065937bd67ea7f6000cfb78256402c536732520a8ea909cbdb6e1c8");
+    let mut first = whole();
+    // As it was written when keys were new.
+    first["stages"].as_array_mut().unwrap().truncate(2);
+    assert_eq!(key(&first), "c7abf937a065937bd67ea7f6000cfb78256402c536732520a8ea909cbdb6e1c8");
 }
