@@ -30,13 +30,13 @@ pub struct Gate {
 pub struct Check {
     /// A metric that a stage before this one lists under metrics, as STAGE.METRIC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 3, max = 104), regex(pattern = "^[a-z][-a-z0-9]*\\.[a-zA-Z_][a-zA-Z0-9_.-]*$"))]
+    #[schemars(length(min = 3, max = 104), regex(pattern = "^[a-z][-a-z0-9]*[.][a-zA-Z_][a-zA-Z0-9_.-]*$"))]
     pub metric: Option<String>,
     /// A number or integer that a stage before this one declares under results, as STAGE.RESULT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 3, max = 104),
-        regex(pattern = "^[a-z][-a-z0-9]*\\.[a-zA-Z]([-_a-zA-Z0-9]*[a-zA-Z0-9])?$")
+        regex(pattern = "^[a-z][-a-z0-9]*[.][a-zA-Z]([-_a-zA-Z0-9]*[a-zA-Z0-9])?$")
     )]
     pub result: Option<String>,
     /// Least value: a number, or $(params.NAME).

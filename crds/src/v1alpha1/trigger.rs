@@ -83,7 +83,7 @@ pub struct Data {
     pub settle: Option<String>,
     /// Name of an object below the prefix that is written last, such as _SUCCESS: without it nothing starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256), regex(pattern = "^[^/].*$"))]
+    #[schemars(length(min = 1, max = 256), regex(pattern = "^[A-Za-z0-9_.][^\\s]*$"))]
     pub marker: Option<String>,
 }
 

@@ -40,6 +40,7 @@ fn text(pattern: Option<&str>, length: usize) -> String {
         | Some("^[a-zA-Z]([-_a-zA-Z0-9]*[a-zA-Z0-9])?$" | "^[A-Za-z0-9][^\\s]*$" | "^[a-zA-Z_][a-zA-Z0-9_.-]*$") => {
             after("")
         }
+        Some("^[A-Za-z0-9_.][^\\s]*$") => after("_"),
         // Not the letter that the samples' stages are named with.
         Some("^[a-z]([-a-z0-9]*[a-z0-9])?$") => "z".repeat(length),
         Some("^[A-Za-z_][A-Za-z0-9_]*$") => "Z".repeat(length),

@@ -4,6 +4,7 @@ use crate::server::{Kind, server};
 use e2e::{command, paths};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 /// The arguments for kubectl that name each example: a folder with a kustomization as `-k`, other YAML files as `-f`.
 fn examples() -> Vec<(&'static str, PathBuf)> {
@@ -37,8 +38,12 @@ fn is_generated(how: &str, path: &Path) -> bool {
     how == "-f" && std::fs::read_to_string(path).unwrap().contains("generateName:")
 }
 
+/// Two examples have a Pipeline of one name, so they are not applied at the same time.
+static APPLYING: Mutex<()> = Mutex::new(());
+
 #[test]
 fn every_example_is_accepted_and_applied_twice_is_the_same() {
+    let _alone = APPLYING.lock();
     let examples = examples();
     assert!(examples.len() >= 5, "{examples:?}");
     for (how, path) in &examples {
@@ -58,6 +63,7 @@ fn every_example_is_accepted_and_applied_twice_is_the_same() {
 
 #[test]
 fn server_side_apply_twice_shows_no_drift() {
+    let _alone = APPLYING.lock();
     for (how, path) in examples() {
         if is_generated(how, &path) {
             continue;
