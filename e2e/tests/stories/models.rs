@@ -70,7 +70,7 @@ fn a_better_model_becomes_champion_a_worse_one_is_stopped_and_a_return_trains_no
     assert_eq!((model(&worse), &entries(&worse)[0]["reason"]), ((2, Some(1), 2), &json!("GateFailed")));
     let run = story.get(&format!("plr/{}", entries(&worse)[0]["run"].as_str().unwrap())).unwrap();
     let check = &stage(&run, "gate")["checks"][0];
-    let expected = json!({"name": "train.accuracy", "passed": false, "value": 0.5, "min": 0.2, "minImprovement": 0.0, "baseline": 0.9, "baselineVersion": 2,
+    let expected = json!({"name": "train.accuracy", "passed": false, "value": 0.5, "min": 0.2, "minImprovement": 0, "baseline": 0.9, "baselineVersion": 2,
         "message": "train.accuracy is 0.5, version 2 of model iris has 0.9, and it must not be worse"});
     assert_eq!(check, &expected);
     assert_eq!(stage(&run, "publish")["phase"], "Skipped");

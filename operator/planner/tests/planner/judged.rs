@@ -66,20 +66,20 @@ fn a_check_holds_between_its_bounds_and_at_them() {
 #[test]
 fn an_improvement_is_counted_from_the_champion() {
     let better = |by: f64| json!([{"metric": "train.m", "minImprovement": by}]);
-    assert_eq!(verdict(better(0.0), 0.9, Some(0.9)).0, true);
+    assert!(verdict(better(0.0), 0.9, Some(0.9)).0);
     assert_eq!(
         verdict(better(0.0), 0.89, Some(0.9)),
         (false, "train.m is 0.89, version 3 of model iris has 0.9, and it must not be worse".into())
     );
     // As doubles 0.94 - 0.93 is less than 0.01.
-    assert_eq!(verdict(better(0.01), 0.94, Some(0.93)).0, true);
+    assert!(verdict(better(0.01), 0.94, Some(0.93)).0);
     assert_eq!(
         verdict(better(0.01), 0.935, Some(0.93)),
         (false, "train.m is 0.935, version 3 of model iris has 0.93, and it must be better by 0.01".into())
     );
     let less = json!([{"metric": "train.m", "minImprovement": 0.1, "goal": "Minimize"}]);
-    assert_eq!(verdict(less.clone(), 0.4, Some(0.5)).0, true);
-    assert_eq!(verdict(less, 0.45, Some(0.5)).0, false);
+    assert!(verdict(less.clone(), 0.4, Some(0.5)).0);
+    assert!(!verdict(less, 0.45, Some(0.5)).0);
 }
 
 #[test]
