@@ -199,3 +199,35 @@ fn a_status_that_was_lost_trains_nothing_twice() {
     let versions = story.stored("iris/models/iris/champion.json");
     assert_eq!(serde_json::from_str::<Value>(&versions).unwrap()["version"], 1);
 }
+
+#[test]
+fn runs_beyond_their_retention_go_and_artifacts_are_looked_through_by_a_short_pod() {
+    let story = Story::fresh("retention");
+    let apply = |rate: &str| {
+        let text = script("echo \"$TRAINYARD_PARAM_RATE\" > \"$TRAINYARD_OUT_MODEL\"");
+        story.apply(&format!(
+            "apiVersion: trainyard.dev/v1alpha1\nkind: Pipeline\nmetadata: {{name: iris}}\nspec:\n  \
+             triggers: [{{name: git, specChange: {{}}}}]\n  retention: {{succeeded: 1, artifacts: DryRun}}\n  \
+             params: [{{name: rate, type: number, default: {rate}}}]\n  \
+             stages:\n  - {{name: train, container: {{image: \"{}\", script: {text}}}, outputs: [{{name: model, type: Model}}]}}\n",
+            busybox()
+        ));
+    };
+    apply("0.1");
+    let first = ended(&story, 1);
+    apply("0.2");
+    let second = ended(&story, 2);
+    let gone = format!("plr/{}", entries(&first)[0]["run"].as_str().unwrap());
+    wait_for("the older run to be gone", || story.get(&gone).is_none());
+    assert!(story.get(&format!("plr/{}", entries(&second)[0]["run"].as_str().unwrap())).is_some());
+    let looked = story.until("pl/iris", "the artifacts", |pipeline| !pipeline["status"]["artifacts"].is_null());
+    let artifacts = &looked["status"]["artifacts"];
+    assert_eq!(
+        (&artifacts["dryRun"], &artifacts["runs"], &artifacts["message"]),
+        (&json!(true), &json!(0), &Value::Null)
+    );
+    assert_eq!(entries(&looked).len(), 2, "the ledger stays");
+    wait_for("the Pod that looked to be gone", || {
+        story.kubectl(&["get", "pods", "--selector", "trainyard.dev/pipeline-uid", "--output", "name"]).is_empty()
+    });
+}

@@ -102,7 +102,8 @@ pub(super) fn status_is_true(evidence: Evidence<'_>) -> Vec<Violation> {
 fn untrue(row: &Value, pods: &[&Version], at: u64) -> Option<String> {
     let said = row["phase"].as_str().unwrap_or_default();
     let pod = row["pod"].as_str().filter(|pod| !pod.is_empty());
-    let needs_pod = matches!(said, "Pending" | "Running" | "Succeeded") && row["cachedFrom"].is_null();
+    let judged = row["checks"].is_array();
+    let needs_pod = matches!(said, "Pending" | "Running" | "Succeeded") && row["cachedFrom"].is_null() && !judged;
     let Some(pod) = pod else { return needs_pod.then(|| "no Pod is named".to_owned()) };
     let seen: Vec<&&Version> = pods.iter().filter(|version| version.name() == pod && version.revision() < at).collect();
     if seen.is_empty() {
