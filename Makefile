@@ -87,7 +87,7 @@ faults: ## the gate of the fault sweep: 4,200 cases and 16 mutants; 20 minutes
 faults-crashes: ## the operator killed at every write of every workload
 	TRAINYARD_FAULTS_SIZE=crashes cargo test --package trainyard-e2e --test faults -- --nocapture
 
-faults-sample: ## a seeded choice of it: 840 cases; six minutes
+faults-sample: ## a seeded choice of it: 530 cases; five minutes
 	TRAINYARD_FAULTS_SIZE=sample cargo test --package trainyard-e2e --test faults -- --nocapture
 
 faults-full: ## all of it: an hour

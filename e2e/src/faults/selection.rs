@@ -25,7 +25,7 @@ impl Size {
     /// Every crash, and nothing else.
     pub const CRASHES: Self = Self { name: "crashes", cases: usize::MAX, sequences: 0, mutants: false };
     /// A choice of everything: what `make test` runs.
-    pub const SAMPLE: Self = Self { name: "sample", cases: 800, sequences: 40, mutants: false };
+    pub const SAMPLE: Self = Self { name: "sample", cases: 500, sequences: 30, mutants: false };
     /// What `make faults` runs.
     pub const GATE: Self = Self { name: "gate", cases: 4000, sequences: 200, mutants: true };
     /// Everything that there is, and sequences up to the number.
