@@ -23,10 +23,10 @@ fn versions_follow_each_other_on_every_store() {
         eprintln!("on {name}");
         train(&world, 1);
         let done = publish(&world, 1, 1).run().ended(Outcome::Succeeded);
-        let results = json!({"model": "flower", "version": 1, "sequence": 1});
+        let record = version(&world, 1).unwrap();
+        let results = json!({"model": "flower", "version": 1, "sequence": 1, "uri": record.uri});
         assert_eq!(serde_json::to_value(&done.report.results).unwrap(), results);
         assert_eq!((done.report.winner, done.report.exit_code), (Some(1), None));
-        let record = version(&world, 1).unwrap();
         assert_eq!(
             (record.run.name.as_str(), record.run.uid, record.run.stage.as_str()),
             ("iris-1", uid(1), "publish")
@@ -47,7 +47,8 @@ fn versions_follow_each_other_on_every_store() {
 
         train(&world, 2);
         let done = publish(&world, 2, 1).run().ended(Outcome::Succeeded);
-        let results = json!({"model": "flower", "version": 2, "sequence": 2, "previous": 1});
+        let uri = version(&world, 2).unwrap().uri;
+        let results = json!({"model": "flower", "version": 2, "sequence": 2, "previous": 1, "uri": uri});
         assert_eq!(serde_json::to_value(&done.report.results).unwrap(), results);
         assert_eq!(aliases(&world), (Some(2), Some(1)));
         assert_eq!(alias(&world, paths::PREVIOUS).unwrap().sequence, 2, "it is the newest promotion that says so");
@@ -230,7 +231,8 @@ fn a_listing_from_before_its_own_records_makes_no_second_ones() {
             proxy::Fault::Pass
         };
         let done = through(publish(&world, 2, 2), Box::new(listing)).ended(Outcome::Succeeded);
-        let results = json!({"model": "flower", "version": 2, "sequence": 2, "previous": 1});
+        let uri = version(&world, 2).unwrap().uri;
+        let results = json!({"model": "flower", "version": 2, "sequence": 2, "previous": 1, "uri": uri});
         assert_eq!(serde_json::to_value(&done.report.results).unwrap(), results);
         assert_eq!((records(&world), aliases(&world)), ((3, 3), (Some(3), Some(2))));
     }
@@ -289,8 +291,12 @@ fn an_older_version_becomes_champion_again() {
             make(&world, run);
         }
         let done = promote(&world, 4, 1, 1).run().ended(Outcome::Succeeded);
-        let results = json!({"model": "flower", "version": 1, "sequence": 4, "previous": 3});
+        // With what its record has, for a Pipeline that does not know it any more.
+        let uri = version(&world, 1).unwrap().uri;
+        let results =
+            json!({"model": "flower", "version": 1, "sequence": 4, "previous": 3, "uri": uri, "key": "of-it"});
         assert_eq!(serde_json::to_value(&done.report.results).unwrap(), results);
+        assert_eq!(done.report.metrics["train.accuracy"].as_f64(), Some(0.9));
         assert_eq!(done.report.outputs[0].digest, version(&world, 1).unwrap().output.digest);
         assert_eq!((aliases(&world), records(&world)), ((Some(1), Some(3)), (3, 4)));
         // It is champion already: nothing is written, and what is so is said.

@@ -30,8 +30,10 @@ pub struct Published {
     pub uri: String,
     /// Sum of their sizes.
     pub bytes: i64,
-    /// Metrics of the stages before, as `STAGE.METRIC`; `None` where the stage promoted a version that there was.
-    pub metrics: Option<BTreeMap<String, Value>>,
+    /// Metrics that it is kept with, as `STAGE.METRIC`.
+    pub metrics: BTreeMap<String, Value>,
+    /// Key of the revision that it was published for, of a version that there was.
+    pub key: Option<String>,
 }
 
 /// What a row says of a version that its stage has published, if the stage does that and has succeeded.
@@ -49,7 +51,12 @@ pub fn published(graph: &Graph, rows: &[StageStatus], node: usize) -> Option<Pub
         digest: output.map(|output| output.digest.clone()).unwrap_or_default(),
         uri: output.map(|output| output.uri.clone()).unwrap_or_default(),
         bytes: output.map(|output| output.bytes).unwrap_or_default(),
-        metrics: publish.from.is_some().then(|| metrics(graph, rows, &ancestors(graph, node))),
+        // Of one that there was the runner says what its record has.
+        metrics: match publish.from {
+            Some(_) => metrics(graph, rows, &ancestors(graph, node)),
+            None => row.metrics.clone(),
+        },
+        key: row.results.get("key").and_then(Value::as_str).map(str::to_owned),
     })
 }
 

@@ -32,9 +32,12 @@ mod source;
 mod version;
 
 use registry::Registry;
+use source::Source;
 
 /// Name of the one output of a publishing stage.
 const OUTPUT: &str = "model";
+/// Metrics of a version that are told, at most.
+const METRICS: usize = 64;
 /// How many numbers are tried, and how often aliases are written: each more is another publisher who was quicker.
 const TRIES: u32 = 1_000;
 
@@ -50,6 +53,14 @@ pub(crate) async fn publish(step: &StepSpec, spec: &PublishSpec, store: &Store) 
     };
     // Nothing is written before the store has shown that it writes once.
     let ((), found) = futures_util::try_join!(probe, source::find(&registry))?;
+    // What a Pipeline that has lost its status would not know of a version that it takes up again.
+    let (metrics, key) = match &found {
+        Source::Output(_) => (BTreeMap::new(), None),
+        Source::Version(_, record) => {
+            let metrics = record.metrics.iter().take(METRICS);
+            (metrics.map(|(name, value)| (name.clone(), value.clone())).collect(), record.lineage.key.clone())
+        }
+    };
     let (first, second) = (registry.list().await?, registry.list().await?);
     let (version, output) = version::make_or_find(&registry, found, &first, &second).await?;
     let promotion = promotion::promote(&registry, version, &first, &second).await?;
@@ -65,8 +76,9 @@ pub(crate) async fn publish(step: &StepSpec, spec: &PublishSpec, store: &Store) 
     if let Some(previous) = promotion.previous {
         results.insert("previous".to_owned(), previous.into());
     }
+    results.extend(key.map(|key| ("key".to_owned(), key.into())));
     let output = CommittedOutput { name: OUTPUT.to_owned(), ..output };
-    Ok(Made { outputs: vec![output], results, metrics: BTreeMap::new(), keys: Vec::new() })
+    Ok(Made { outputs: vec![output], results, metrics, keys: Vec::new() })
 }
 
 /// Now, as records say it.

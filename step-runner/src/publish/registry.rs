@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use step_protocol::{CommittedOutput, Identity, ModelRun, Outcome, Promotion, PublishSpec, StepSpec, paths};
 
 use crate::failure::Failure;
@@ -43,6 +44,18 @@ pub(super) struct Version {
     version: u64,
     pub(super) run: ModelRun,
     pub(super) output: CommittedOutput,
+    #[serde(default)]
+    pub(super) metrics: BTreeMap<String, Value>,
+    #[serde(default)]
+    pub(super) lineage: Lineage,
+}
+
+/// As much of a version's lineage.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Lineage {
+    /// Key of the revision that it was published for.
+    #[serde(default)]
+    pub(super) key: Option<String>,
 }
 
 /// Why there is no record to go by.

@@ -13,8 +13,8 @@ const NAMED: usize = 10;
 pub(super) enum Source {
     /// Becomes the next version.
     Output(CommittedOutput),
-    /// Is one.
-    Version(u64, CommittedOutput),
+    /// Is one, with its record.
+    Version(u64, Box<Version>),
 }
 
 pub(super) async fn find(registry: &Registry<'_>) -> Result<Source, Failure> {
@@ -30,7 +30,7 @@ pub(super) async fn find(registry: &Registry<'_>) -> Result<Source, Failure> {
             let of = || format!("the version {version} of the model {}", registry.spec.model);
             let there = stage_in::check_manifest(registry.store, &found.output).await;
             there.map_err(|error| explain(error, &of()))?;
-            Ok(Source::Version(*version, found.output))
+            Ok(Source::Version(*version, Box::new(found)))
         }
     }
 }

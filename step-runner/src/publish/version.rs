@@ -17,7 +17,7 @@ pub(super) async fn make_or_find(
     second: &Listing,
 ) -> Result<(u64, CommittedOutput), Failure> {
     let output = match source {
-        Source::Version(version, output) => return Ok((version, output)),
+        Source::Version(version, record) => return Ok((version, record.output)),
         Source::Output(output) => output,
     };
     if let Some((number, ours)) = registry.find_ours::<Version>(&second.versions, |_| true).await? {

@@ -61,7 +61,7 @@ pub fn publish(world: &World, run: u32, attempt: u32) -> Step {
         output: "m".into(),
         digest: None,
         metrics: [("train.accuracy".to_owned(), 0.9.into())].into(),
-        lineage: [("cause".to_owned(), "by hand".into())].into_iter().collect(),
+        lineage: [("cause".to_owned(), "by hand".into()), ("key".to_owned(), "of-it".into())].into_iter().collect(),
     };
     publishing(world, run, attempt, source)
 }

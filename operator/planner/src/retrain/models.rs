@@ -48,8 +48,8 @@ pub fn register(
             bytes: published.bytes,
             run: by.run.to_owned(),
             run_uid: by.uid.to_owned(),
-            key: by.key.to_owned(),
-            metrics: published.metrics.clone().unwrap_or_default(),
+            key: published.key.clone().unwrap_or_else(|| by.key.to_owned()),
+            metrics: published.metrics.clone(),
             created: Time(now),
         });
         model.versions.sort_by_key(|version| std::cmp::Reverse(version.version));

@@ -32,7 +32,8 @@ fn publish(world: &mut World) {
             digest: format!("sha256:{version}"),
             uri: format!("s3://bucket/{version}/"),
             bytes: 1,
-            metrics: run.promotes.is_empty().then(|| [("evaluate.accuracy".to_owned(), json!(0.5))].into()),
+            metrics: [("evaluate.accuracy".to_owned(), json!(0.5))].into(),
+            key: None,
         };
         register(
             &mut world.status.models,
@@ -163,13 +164,16 @@ fn a_version_that_is_told_late_or_twice_changes_no_champion() {
         digest: String::new(),
         uri: String::new(),
         bytes: 0,
-        metrics: None,
+        metrics: [("evaluate.accuracy".to_owned(), json!(0.5))].into(),
+        key: Some("k".into()),
     };
     let by = PublishedBy { run: "r", uid: "u", key: "" };
     let now = jiff::Timestamp::UNIX_EPOCH;
     assert_eq!(register(&mut models, &published(2, 2), by, now), None);
     assert_eq!(register(&mut models, &published(1, 1), by, now), None);
     assert_eq!((models[0].champion, models[0].versions.len()), (2, 2));
+    // What the store knows of a version is known again when it is taken up: its metrics and its revision.
+    assert_eq!((models[0].versions[0].key.as_str(), models[0].versions[0].metrics.len()), ("k", 1));
     let before = models.clone();
     register(&mut models, &published(2, 2), by, now);
     assert_eq!(models, before);
