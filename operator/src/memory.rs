@@ -188,7 +188,11 @@ impl Memory {
         const NOW_AND_THEN: Duration = Duration::from_secs(600);
         let mut counted = lock(&self.counted);
         counted.retain(|_, (at, _)| now.duration_since(*at) < NOW_AND_THEN);
-        counted.insert(pipeline.to_owned(), (now, ended)).is_none_or(|(_, before)| before != ended)
+        if counted.get(pipeline).is_some_and(|(_, before)| *before == ended) {
+            return false;
+        }
+        counted.insert(pipeline.to_owned(), (now, ended));
+        true
     }
 
     /// Whether the status of an ended run's Pipeline names its end, or a later run.
@@ -377,6 +381,16 @@ mod tests {
         memory.job_seen(&job, false);
         assert!(memory.job_deleted(&job).is_some());
         assert_eq!(attempts(&memory, "one"), 0);
+    }
+
+    #[test]
+    fn ended_runs_are_counted_when_one_more_has_ended_and_every_ten_minutes() {
+        let (memory, begin) = (Memory::default(), Instant::now());
+        let counts = |ended: usize, seconds: u64| memory.counts("p", ended, begin + Duration::from_secs(seconds));
+        assert!(counts(1, 0) && !counts(1, 60) && counts(2, 61));
+        // However often it is asked in between.
+        assert!((62..661).step_by(60).all(|second| !counts(2, second)));
+        assert!(counts(2, 662));
     }
 
     #[test]

@@ -203,12 +203,14 @@ fn what_nothing_refers_to_is_deleted_on_every_store() {
             train(&world, run);
         }
         // Others' directories: one has a dot in its name as well.
-        for stranger in ["backup.old", "scratch"] {
+        // One of the Pipeline's own name is a run's with a pipeline of its own.
+        let own = format!("iris.{}", uid(9));
+        for stranger in ["backup.old", own.as_str(), "scratch"] {
             let mut step = world.shell("s", 1, "echo x > $TRAINYARD_OUT_O").outputs(&["o"]);
             step.spec.prefix = format!("team/iris/{stranger}");
             step.run().ended(Outcome::Succeeded);
         }
-        let others = ["backup.old", "models", "scratch"].map(str::to_owned).to_vec();
+        let others = ["backup.old", own.as_str(), "models", "scratch"].map(str::to_owned).to_vec();
         let before = left(&world);
         assert_eq!(before, (vec![1, 2, 3, 4], others.clone()));
 
@@ -383,7 +385,7 @@ fn a_task_that_is_none_is_refused() {
     let mut other = spec(&world, collect_task(&[], 0, false));
     other.version = 9;
     end(&world, start(&world, &other)).ended(Outcome::ConfigError).says("protocol version 9");
-    for prefix in ["", "/", "team/", "/etc", "a//b", "../x"] {
+    for prefix in ["", "/", "team/", "/etc", "a//b", "../x", "team/trainingjobs"] {
         let spec = CollectSpec { prefix: prefix.into(), runs: Vec::new(), grace_seconds: 0, dry_run: false };
         run(&world, Task::Collect(spec)).ended(Outcome::ConfigError);
     }

@@ -17,6 +17,7 @@ use crate::mutant;
 use crate::seen::{Seen, SeenPod};
 
 mod job;
+mod task;
 mod triggered;
 
 pub(crate) use job::{CreatedJob, CreatedService};

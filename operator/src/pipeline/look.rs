@@ -1,31 +1,26 @@
-//! Looks at the data that triggers watch: the operator holds no keys, so a short Pod looks, and says what it saw by its termination message.
+//! Looks at the data that triggers watch, by short Pods: the operator holds no keys.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 use step_protocol::{FingerprintSpec, Outcome, Task, TaskReport, TaskSpec};
 use trainyard_crds::names;
 use trainyard_crds::v1alpha1::{Pipeline, PipelineStatus, Store};
 use trainyard_planner::retrain::{FoundData, Look, SeenData, looks};
-use trainyard_planner::{Note, NoteKind, store_spec};
+use trainyard_planner::store_spec;
 
-use crate::apply::{Created, WriteError, Writer};
-use crate::context::Context;
-use crate::pod::{TaskPod, task_pod};
+use super::task::{GLANCE, Progress, Tasks};
+use crate::apply::WriteError;
 
 /// Seconds that a look may take.
 const LIMIT_SECONDS: u64 = 300;
-/// A Pod that looks is asked this often whether it has ended.
-pub(super) const GLANCE: Duration = Duration::from_secs(2);
 
 /// What looks have shown that have ended now, and when there is something to do again.
 #[derive(Default)]
 pub(super) struct Looked {
     pub(super) seen: BTreeMap<String, SeenData>,
-    /// Pods whose word is in `seen`: they go when it is on record.
+    /// Pods that have had their word, by name and UID: they go, and then the status says what they said.
     pub(super) done: Vec<(String, String)>,
     pub(super) wait: Option<Duration>,
 }
@@ -36,39 +31,32 @@ impl Looked {
     }
 }
 
+/// Names of the Pods that look, now or when it is due.
+pub(super) fn pods(pipeline: &Pipeline, status: &PipelineStatus) -> Vec<String> {
+    looks(&pipeline.spec, status).iter().map(|look| name_of(pipeline, look)).collect()
+}
+
 /// Looks at what is due: begins, waits, or has seen.
-pub(super) async fn look(
-    context: &Context,
-    pipeline: &Pipeline,
-    store: Option<&Store>,
-    status: &PipelineStatus,
-    now: Timestamp,
-) -> Result<Looked, WriteError> {
+pub(super) async fn look(tasks: &Tasks<'_>, status: &PipelineStatus) -> Result<Looked, WriteError> {
     let mut looked = Looked::default();
-    let Some(store) = store else { return Ok(looked) };
-    let writer = Writer::new(context.client.clone());
-    let namespace = pipeline.namespace().unwrap_or_default();
-    for look in looks(&pipeline.spec, status) {
+    let now = tasks.now;
+    for look in looks(&tasks.pipeline.spec, status) {
         if look.at > now {
             looked.again(Duration::try_from(look.at.duration_since(now)).unwrap_or_default());
             continue;
         }
-        let name = name_of(pipeline, &look);
-        let pod = match writer.read_pod(&namespace, &name).await? {
-            Some(pod) => pod,
-            None => match create(context, &writer, pipeline, store, &task(store, &look), &name, look.trigger).await? {
-                Some(pod) => pod,
-                None => {
-                    looked.again(Duration::from_secs(15));
-                    continue;
-                }
-            },
+        let name = name_of(tasks.pipeline, &look);
+        let progress = match tasks.find(&name, LIMIT_SECONDS, &mut looked.done).await? {
+            Some(progress) => progress,
+            None => {
+                let due = |live: &Pipeline| pods(live, &live.status.clone().unwrap_or_default()).contains(&name);
+                tasks.begin(&name, &task(tasks.store, &look), &mut looked.done, due).await?
+            }
         };
-        match ended(&pod) {
-            None => looked.again(GLANCE),
-            Some(found) => {
-                looked.seen.insert(look.trigger.to_owned(), SeenData { checked: now, found });
-                looked.done.push((name, pod.uid().unwrap_or_default()));
+        match progress {
+            Progress::Works => looked.again(GLANCE),
+            Progress::Ended(said) => {
+                looked.seen.insert(look.trigger.to_owned(), SeenData { checked: now, found: said.and_then(found) });
             }
         }
     }
@@ -89,65 +77,9 @@ fn name_of(pipeline: &Pipeline, look: &Look<'_>) -> String {
     names::look_pod(&pipeline.name_any(), &uid, look.trigger, &look.data.uri, &look.since)
 }
 
-/// Creates the Pod of a task; `None` if the API server does not take it now. `what` is whose task it is.
-pub(super) async fn create(
-    context: &Context,
-    writer: &Writer,
-    pipeline: &Pipeline,
-    store: &Store,
-    task: &TaskSpec,
-    name: &str,
-    what: &str,
-) -> Result<Option<Pod>, WriteError> {
-    let mut owner = pipeline.controller_owner_ref(&()).unwrap_or_default();
-    owner.block_owner_deletion = Some(false);
-    let pod = task_pod(&TaskPod {
-        name,
-        namespace: &pipeline.namespace().unwrap_or_default(),
-        owner,
-        pipeline: &pipeline.name_any(),
-        pipeline_uid: &pipeline.uid().unwrap_or_default(),
-        task,
-        store,
-        settings: &context.settings.pod,
-    });
-    let warn = |message: String| {
-        context.events.note(pipeline, Note { kind: NoteKind::Warning, reason: "TaskFailed", message });
-    };
-    let pod = match pod {
-        Ok(pod) => pod,
-        Err(error) => {
-            warn(format!("{what} has no Pod: {error}"));
-            return Ok(None);
-        }
-    };
-    Ok(match writer.create_pod(&pod).await? {
-        Created::New(pod) | Created::Existing(pod) => Some(*pod),
-        Created::Later(_, message) | Created::Refused(message) => {
-            warn(format!("{what} has no Pod, the API server does not take it: {message}"));
-            None
-        }
-    })
-}
-
-/// What a Pod has to say of its task, if it has ended.
-pub(super) fn report(pod: &Pod) -> Option<Result<TaskReport, String>> {
-    let status = pod.status.as_ref()?;
-    let over =
-        matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) || pod.metadata.deletion_timestamp.is_some();
-    let containers = status.container_statuses.iter().flatten();
-    let terminated = containers.filter_map(|container| container.state.as_ref()?.terminated.as_ref()).next();
-    if !over && terminated.is_none() {
-        return None;
-    }
-    let said = terminated.and_then(|state| serde_json::from_str::<TaskReport>(state.message.as_deref()?).ok());
-    let reason = || status.reason.clone().or_else(|| terminated?.reason.clone()).unwrap_or_else(|| "no reason".into());
-    Some(said.ok_or_else(|| format!("Pod {} ended without a word ({})", pod.name_any(), reason())))
-}
-
-/// What a Pod that looked has seen, if it has ended.
-fn ended(pod: &Pod) -> Option<Result<FoundData, String>> {
-    Some(report(pod)?.and_then(|report| match (report.outcome, report.fingerprint) {
+/// What a look has found.
+fn found(report: TaskReport) -> Result<FoundData, String> {
+    match (report.outcome, report.fingerprint) {
         (Outcome::Succeeded, Some(found)) => Ok(FoundData {
             digest: found.digest,
             objects: found.objects,
@@ -156,7 +88,7 @@ fn ended(pod: &Pod) -> Option<Result<FoundData, String>> {
             marker: found.marker,
         }),
         (outcome, _) => Err(format!("{}: {}", outcome.as_str(), report.message)),
-    }))
+    }
 }
 
 #[cfg(test)]
@@ -164,32 +96,32 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn pod(phase: &str, message: Option<&str>) -> Pod {
-        let state =
-            message.map(|message| json!({"terminated": {"exitCode": 0, "reason": "Completed", "message": message}}));
-        let containers: Vec<_> = state.into_iter().map(|state| json!({"name": "task", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state})).collect();
-        serde_json::from_value(
-            json!({"metadata": {"name": "look"}, "status": {"phase": phase, "containerStatuses": containers}}),
-        )
-        .unwrap()
+    #[test]
+    fn a_look_finds_a_fingerprint_or_says_why_not() {
+        let good = json!({"version": 1, "outcome": "Succeeded", "fingerprint": {"digest": "sha256:a", "objects": 2, "bytes": 9, "ageSeconds": 4}});
+        let found_it = found(serde_json::from_value(good).unwrap()).unwrap();
+        assert_eq!((found_it.digest.as_str(), found_it.objects, found_it.age_seconds), ("sha256:a", 2, Some(4)));
+        let bad = TaskReport::new(Outcome::StoreAccessDenied, "the store refused the credentials");
+        assert_eq!(found(bad).unwrap_err(), "StoreAccessDenied: the store refused the credentials");
     }
 
     #[test]
-    fn what_a_pod_has_seen_is_its_termination_message() {
-        assert_eq!(ended(&pod("Pending", None)), None);
-        assert_eq!(ended(&pod("Running", None)), None);
-        let good = r#"{"version":1,"outcome":"Succeeded","fingerprint":{"digest":"sha256:a","objects":2,"bytes":9,"ageSeconds":4}}"#;
-        let found = ended(&pod("Succeeded", Some(good))).unwrap().unwrap();
-        assert_eq!(
-            (found.digest.as_str(), found.objects, found.age_seconds, found.marker),
-            ("sha256:a", 2, Some(4), None)
-        );
-        let bad = r#"{"version":1,"outcome":"StoreAccessDenied","message":"the store refused the credentials"}"#;
-        let why = ended(&pod("Failed", Some(bad))).unwrap().unwrap_err();
-        assert_eq!(why, "StoreAccessDenied: the store refused the credentials");
-        for garbled in [None, Some("{"), Some("OOM")] {
-            let why = ended(&pod("Failed", garbled)).unwrap().unwrap_err();
-            assert!(why.starts_with("Pod look ended without a word"), "{why}");
-        }
+    fn each_look_has_a_pod_of_its_own_and_none_while_it_is_suspended() {
+        let pipeline = |suspend: bool| -> Pipeline {
+            let data = json!({"uri": "s3://bucket/raw/"});
+            serde_json::from_value(json!({"apiVersion": "trainyard.dev/v1alpha1", "kind": "Pipeline", "metadata": {"name": "iris", "uid": "u"},
+                "spec": {"stages": [], "suspend": suspend, "triggers": [{"name": "drops", "data": data}]}}))
+            .unwrap()
+        };
+        let after = |checked: &str| -> PipelineStatus {
+            let data = json!({"uri": "s3://bucket/raw/", "checked": checked});
+            serde_json::from_value(json!({"observedGeneration": 1, "triggers": [{"name": "drops", "data": data}]}))
+                .unwrap()
+        };
+        let first = pods(&pipeline(false), &PipelineStatus::default());
+        let second = pods(&pipeline(false), &after("2026-01-01T00:00:00Z"));
+        let third = pods(&pipeline(false), &after("2026-01-01T00:05:00Z"));
+        assert!(first.len() == 1 && first != second && second != third, "{first:?} {second:?} {third:?}");
+        assert_eq!(pods(&pipeline(true), &PipelineStatus::default()), [""; 0]);
     }
 }

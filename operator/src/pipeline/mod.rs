@@ -3,6 +3,7 @@
 mod look;
 mod report;
 mod retention;
+mod task;
 mod triggered;
 
 use std::collections::BTreeMap;
@@ -129,18 +130,14 @@ async fn look(pipeline: &Guarded, context: &Context) -> Result<Action, WriteErro
     }
     let writer = Writer::new(context.client.clone());
     let mut judged = judge(context, pipeline).await?;
-    // Before the status says what they saw: a look that is lost with a crash is made again, and none is left behind.
-    for (name, uid) in &judged.looked {
-        writer.delete_pod(&namespace, name, uid).await?;
-    }
-    let mut on_record = write(context, pipeline, &judged.status).await;
+    let mut on_record = record(context, pipeline, &judged).await;
     if let Err(WriteError::Conflict(what)) = on_record {
         // What the watch showed is old: what is there decides, if its spec is still the one that was judged. The status is made
         // anew from it, since it knows of runs that the old one does not.
         let live = writer.read_pipeline(&namespace, &pipeline.name_any()).await?;
         let Some(live) = live.filter(|live| same(live, pipeline)) else { return Err(WriteError::Conflict(what)) };
         judged = judge(context, &live).await?;
-        on_record = write(context, &live, &judged.status).await;
+        on_record = record(context, &live, &judged).await;
     }
     let written = on_record?;
     if let Some(last) = &judged.status.last_run {
@@ -228,9 +225,18 @@ async fn judge(context: &Context, pipeline: &Pipeline) -> Result<Judged, WriteEr
     let now = Timestamp::now();
     let seen = triggered::seen(&writer, &namespace, &prior.revisions, &runs).await?;
     let store = pipeline.spec.store.as_ref().or(context.settings.default_store.as_ref());
-    let store = store.filter(|_| graph.is_ok());
-    let mut looked = look::look(context, pipeline, store, &prior, now).await?;
-    let collected = retention::artifacts(context, pipeline, store, &prior, now, &mut looked).await?;
+    let (mut looked, mut collected) = (look::Looked::default(), None);
+    if let Some(store) = store.filter(|_| graph.is_ok()) {
+        let tasks = task::Tasks { context, pipeline, store, now };
+        looked = look::look(&tasks, &prior).await?;
+        collected = retention::artifacts(&tasks, &prior, &mut looked).await?;
+        let tasked = !prior.triggers.is_empty() || prior.artifacts.is_some() || pipeline.spec.retention.is_some();
+        if tasked && prior.observed_generation != generation {
+            let expected: Vec<String> =
+                look::pods(pipeline, &prior).into_iter().chain(retention::pod(pipeline, &prior)).collect();
+            tasks.clean(&expected).await?;
+        }
+    }
     let decision = decide(&retrain::Seen {
         name: &name,
         spec: &pipeline.spec,
@@ -248,6 +254,16 @@ async fn judge(context: &Context, pipeline: &Pipeline) -> Result<Judged, WriteEr
     let mut status = report::status(&prior, generation, &valid, &runs, decision, now);
     status.artifacts = collected.or(status.artifacts);
     Ok(Judged { status, seen, runs, cancel, wake, looked: looked.done })
+}
+
+/// Deletes the Pods that have had their word, and writes the status that says it. In this order: a word that is lost with a crash is asked
+/// for again, and no Pod is left behind.
+async fn record(context: &Context, pipeline: &Pipeline, judged: &Judged) -> Result<bool, WriteError> {
+    let (writer, namespace) = (Writer::new(context.client.clone()), pipeline.namespace().unwrap_or_default());
+    for (name, uid) in &judged.looked {
+        writer.delete_pod(&namespace, name, uid).await?;
+    }
+    write(context, pipeline, &judged.status).await
 }
 
 /// Writes the status if it says something new. Returns whether it did.

@@ -1,23 +1,26 @@
 //! What is kept of runs that have ended: the runs themselves, and by a short Pod their artifacts.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use step_protocol::{CollectSpec, Outcome, Task, TaskSpec, paths};
-use trainyard_crds::v1alpha1::{ArtifactsStatus, Pipeline, PipelineRun, PipelineStatus, Store};
+use trainyard_crds::v1alpha1::{ArtifactsStatus, Pipeline, PipelineRun, PipelineStatus};
 use trainyard_crds::{labels, names};
 use trainyard_planner::retrain::{EndedRun, collection, expired};
-use trainyard_planner::store_spec;
+use trainyard_planner::{Note, NoteKind, store_spec};
 
 use super::is_of;
-use super::look::{Looked, create, report};
+use super::look::Looked;
+use super::task::{GLANCE, Progress, Tasks};
 use crate::apply::{WriteError, Writer};
 use crate::context::Context;
 
 /// Seconds that a look through the artifacts may take.
 const LIMIT_SECONDS: u64 = 1800;
+/// After this time runs that could not be listed are listed again.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// Deletes the runs that are not kept. The status that says how they ended is on record.
 pub(super) async fn runs(
@@ -31,15 +34,14 @@ pub(super) async fn runs(
     if retention.succeeded.is_none() && retention.failed.is_none() && retention.ttl.is_none() {
         return Ok(());
     }
-    let (namespace, uid) = (pipeline.namespace().unwrap_or_default(), pipeline.uid().unwrap_or_default());
+    let uid = pipeline.uid().unwrap_or_default();
     let ended = status.revisions.iter().filter(|entry| entry.phase.is_terminal()).count();
     if !context.memory.counts(&uid, ended, Instant::now()) {
         return Ok(());
     }
     let label = format!("{}={}", labels::PIPELINE, labels::value(&pipeline.name_any()));
-    let ours: Vec<PipelineRun> = writer
-        .list_runs(&namespace, &label)
-        .await?
+    let Some(listed) = list(context, writer, pipeline, &label).await else { return Ok(()) };
+    let ours: Vec<PipelineRun> = listed
         .into_iter()
         .filter(|run| run.owner_references().iter().any(|owner| owner.uid == uid && owner.controller == Some(true)))
         // Whose end the ledger does not know, it looks for.
@@ -55,6 +57,19 @@ pub(super) async fn runs(
     Ok(())
 }
 
+/// The runs of a label in the Pipeline's namespace. If they cannot be listed, or one of them cannot be read, nothing is deleted, people are
+/// told, and all else that the Pipeline does goes on.
+async fn list(context: &Context, writer: &Writer, pipeline: &Pipeline, label: &str) -> Option<Vec<PipelineRun>> {
+    match writer.list_runs(&pipeline.namespace().unwrap_or_default(), label).await {
+        Ok(runs) => Some(runs),
+        Err(error) => {
+            let message = format!("nothing is deleted now, and it is tried again: {error}");
+            context.events.note(pipeline, Note { kind: NoteKind::Warning, reason: "RetentionFailed", message });
+            None
+        }
+    }
+}
+
 fn ended_run(run: &PipelineRun) -> Option<EndedRun> {
     let status = run.status.as_ref()?;
     Some(EndedRun {
@@ -65,44 +80,53 @@ fn ended_run(run: &PipelineRun) -> Option<EndedRun> {
     })
 }
 
+/// Name of the Pod that looks through the artifacts, now or when it is due.
+pub(super) fn pod(pipeline: &Pipeline, status: &PipelineStatus) -> Option<String> {
+    let due = collection(&pipeline.spec, status)?;
+    Some(names::collect_pod(&pipeline.name_any(), &pipeline.uid().unwrap_or_default(), &due.since))
+}
+
 /// Has artifacts looked through when that is due: begins, waits, or has what came of it.
 pub(super) async fn artifacts(
-    context: &Context,
-    pipeline: &Pipeline,
-    store: Option<&Store>,
+    tasks: &Tasks<'_>,
     status: &PipelineStatus,
-    now: Timestamp,
     looked: &mut Looked,
 ) -> Result<Option<ArtifactsStatus>, WriteError> {
-    let (Some(store), Some(due)) = (store, collection(&pipeline.spec, status)) else { return Ok(None) };
-    if due.at > now {
-        return Ok(None);
-    }
-    let writer = Writer::new(context.client.clone());
-    let namespace = pipeline.namespace().unwrap_or_default();
-    let name = names::collect_pod(&pipeline.name_any(), &pipeline.uid().unwrap_or_default(), &due.since);
-    let pod = match writer.read_pod(&namespace, &name).await? {
-        Some(pod) => Some(pod),
+    let (pipeline, now) = (tasks.pipeline, tasks.now);
+    let Some(due) = collection(&pipeline.spec, status).filter(|due| due.at <= now) else { return Ok(None) };
+    let Some(name) = pod(pipeline, status) else { return Ok(None) };
+    let progress = match tasks.find(&name, LIMIT_SECONDS, &mut looked.done).await? {
+        Some(progress) => progress,
         None => {
+            let (namespace, writer) =
+                (pipeline.namespace().unwrap_or_default(), Writer::new(tasks.context.client.clone()));
+            let Some(runs) = list(tasks.context, &writer, pipeline, "").await else {
+                looked.again(AGAIN);
+                return Ok(None);
+            };
             let task = TaskSpec {
                 version: step_protocol::VERSION,
-                store: store_spec(store),
+                store: store_spec(tasks.store),
                 task: Task::Collect(CollectSpec {
                     prefix: paths::pipeline_prefix(&namespace, &pipeline.name_any()),
-                    runs: kept(&writer.list_runs(&namespace, "").await?, &pipeline.name_any()),
+                    runs: kept(&runs, &pipeline.name_any()),
                     grace_seconds: due.grace_seconds,
                     dry_run: due.dry_run,
                 }),
                 timeout_seconds: LIMIT_SECONDS,
             };
-            create(context, &writer, pipeline, store, &task, &name, "retention").await?
+            // As it was asked for when the Pod was made: what becomes of artifacts must not be decided by an old spec.
+            let is_due = |live: &Pipeline| {
+                live.spec.retention == pipeline.spec.retention
+                    && pod(live, &live.status.clone().unwrap_or_default()).as_ref() == Some(&name)
+            };
+            tasks.begin(&name, &task, &mut looked.done, is_due).await?
         }
     };
-    let Some(said) = pod.as_ref().and_then(report) else {
-        looked.again(super::look::GLANCE);
+    let Progress::Ended(said) = progress else {
+        looked.again(GLANCE);
         return Ok(None);
     };
-    looked.done.extend(pod.map(|pod| (name, pod.uid().unwrap_or_default())));
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let (collected, message) = match said {
         Ok(report) => {

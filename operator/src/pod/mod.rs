@@ -28,7 +28,7 @@ use crate::gang::{Member, Placement};
 
 pub use containers::{RUNNER_CONTAINER, STAGE_CONTAINER};
 pub use error::PodError;
-pub(crate) use task::{TaskPod, task_pod};
+pub(crate) use task::{DEADLINE_MARGIN_SECONDS as TASK_MARGIN_SECONDS, TaskPod, task_pod};
 
 /// What the runner may still do after the program's grace period: publish, write its report, say goodbye.
 const RUNNER_GRACE_SECONDS: u64 = 15;

@@ -17,7 +17,7 @@ const CONTAINER: &str = "task";
 /// Name of the volume of a store that is one.
 const STORE: &str = "store";
 /// Seconds beyond the task's own limit after which the kubelet ends it: a pull of the image takes time, too.
-const DEADLINE_MARGIN_SECONDS: u64 = 300;
+pub(crate) const DEADLINE_MARGIN_SECONDS: u64 = 300;
 
 /// A short task for a Pipeline.
 #[derive(Clone, Debug)]

@@ -76,6 +76,8 @@ pub const MANIFEST: &str = "manifest.json";
 /// File name of the kept log below the attempt's prefix.
 pub const LOG: &str = "log.txt";
 
+/// What stands for the pipeline in the keys of a TrainingJob that is no stage's.
+pub const JOBS: &str = "trainingjobs";
 /// Directory of a pipeline's models, below its prefix.
 pub const MODELS: &str = "models";
 /// File name of a version's record.

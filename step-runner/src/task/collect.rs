@@ -1,7 +1,8 @@
 //! Artifacts that nothing refers to, deleted.
 //!
 //! Below a pipeline's prefix each directory `<run>.<UID>` is a run's; all else is left alone. It is kept while its run is known, while
-//! a version of a model has its files there, and for some time after the last write. Commit records are deleted before the rest:
+//! a version of a model has its files there, and for some time after the last write. Whose name is the pipeline's may be a run with a
+//! pipeline of its own, of which nobody asks here, and is left alone, too. Commit records are deleted before the rest:
 //! nobody adopts then what is half gone. A task that ends in between is gone on with by the next.
 
 use std::collections::BTreeSet;
@@ -31,13 +32,22 @@ pub(super) async fn collect(store: &Store, spec: &CollectSpec) -> Result<Collect
     if prefix.is_empty() || prefix.split('/').any(str::is_empty) {
         return Err(Failure::config(format!("the prefix {prefix:?} is not that of a pipeline")));
     }
+    let pipeline = prefix.rsplit('/').next().unwrap_or(prefix);
+    if pipeline == paths::JOBS {
+        return Err(Failure::config(format!(
+            "below {prefix} lie artifacts of TrainingJobs, which are not this Pipeline's: nothing is deleted; rename the Pipeline"
+        )));
+    }
     let grace = Duration::from_secs(spec.grace_seconds);
     let known: BTreeSet<&str> = spec.runs.iter().map(String::as_str).collect();
     // Before anything is deleted: what cannot be read may refer to anything.
     let referred = referred(store, prefix).await?;
     let mut collected = Collected::default();
     for directory in store.directories(&format!("{prefix}/")).await? {
-        let Some(uid) = uid_of(&directory) else { continue };
+        let Some((run, uid)) = run_of(&directory) else { continue };
+        if run == pipeline {
+            continue;
+        }
         if known.contains(uid) || referred.contains(&directory) {
             collected.kept += 1;
             continue;
@@ -70,18 +80,18 @@ fn is_young(newest: SystemTime, grace: Duration) -> bool {
     SystemTime::now().duration_since(newest).map_or(true, |age| age < grace)
 }
 
-/// The run's UID in the name of a run's directory; `None` for any other name.
+/// Name and UID of the run in the name of its directory; `None` for any other name.
 ///
 /// A directory of somebody else could have a dot as well, `backup.old`: so the UID must be of the form that Kubernetes gives, and
 /// the rest the name of an object.
-fn uid_of(directory: &str) -> Option<&str> {
+fn run_of(directory: &str) -> Option<(&str, &str)> {
     let (run, uid) = directory.rsplit_once('.')?;
     let is_name = !run.is_empty()
         && run.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.'));
     let groups: Vec<&str> = uid.split('-').collect();
     let is_uid = groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
         && groups.iter().all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    (is_name && is_uid).then_some(uid)
+    (is_name && is_uid).then_some((run, uid))
 }
 
 /// As much of a version's record as says where its files lie.
@@ -160,7 +170,7 @@ mod tests {
     fn only_the_directory_of_a_run_is_one() {
         let uid = "6f1c0b1e-aF00-4000-8000-000000000001";
         for name in ["iris-1", "iris.v2-x", "1"] {
-            assert_eq!(uid_of(&format!("{name}.{uid}")), Some(uid));
+            assert_eq!(run_of(&format!("{name}.{uid}")), Some((name, uid)));
         }
         let odd = |uid: &str| format!("iris-1.{uid}");
         for stranger in [
@@ -175,7 +185,7 @@ mod tests {
             odd(&uid.replace('-', "")),
             odd(&uid.replace('f', "g")),
         ] {
-            assert_eq!(uid_of(&stranger), None, "{stranger}");
+            assert_eq!(run_of(&stranger), None, "{stranger}");
         }
     }
 

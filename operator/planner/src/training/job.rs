@@ -45,7 +45,12 @@ impl Origin {
     /// That of a job that no run owns.
     #[must_use]
     pub fn alone(job: &str, uid: &str) -> Self {
-        Self { pipeline: "trainingjobs".into(), run: job.into(), run_uid: uid.into(), stage: "train".into() }
+        Self {
+            pipeline: step_protocol::paths::JOBS.into(),
+            run: job.into(),
+            run_uid: uid.into(),
+            stage: "train".into(),
+        }
     }
 }
 
