@@ -163,13 +163,21 @@ pub enum Reason {
     MarkerMissing,
     /// What a data trigger watches could not be read.
     FingerprintFailed,
+    /// There is no Pipeline of the name that an upstream trigger says.
+    UpstreamNotFound,
+    /// The other pipeline's run has no such output.
+    OutputMissing,
+    /// The other pipeline has written the same again.
+    OutputUnchanged,
+    /// The API server does not take the run of a trigger, and never will.
+    RunRefused,
     /// The operator's own fault.
     InternalError,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 62] = [
         Self::None,
         Self::Valid,
         Self::InvalidPipeline,
@@ -227,6 +235,10 @@ impl Reason {
         Self::DataSettling,
         Self::MarkerMissing,
         Self::FingerprintFailed,
+        Self::UpstreamNotFound,
+        Self::OutputMissing,
+        Self::OutputUnchanged,
+        Self::RunRefused,
         Self::InternalError,
     ];
 
@@ -291,6 +303,10 @@ impl Reason {
             Self::DataSettling => "DataSettling",
             Self::MarkerMissing => "MarkerMissing",
             Self::FingerprintFailed => "FingerprintFailed",
+            Self::UpstreamNotFound => "UpstreamNotFound",
+            Self::OutputMissing => "OutputMissing",
+            Self::OutputUnchanged => "OutputUnchanged",
+            Self::RunRefused => "RunRefused",
             Self::InternalError => "InternalError",
         }
     }

@@ -42,7 +42,7 @@ pub const SUSPENDED_BY_RUN: &str = "trainyard.dev/suspended-by-run";
 pub const TRIGGER: &str = "trainyard.dev/trigger";
 /// Annotation on runs: whatever its value, retention does not delete the run.
 pub const PIN: &str = "trainyard.dev/pin";
-/// Label on short Pods that work for a Pipeline and are of no run: its UID.
+/// Label on short Pods that work for a Pipeline and are of no run, and on runs that outlive the Pipeline whose trigger started them: its UID.
 pub const PIPELINE_UID: &str = "trainyard.dev/pipeline-uid";
 /// Annotation on runs that were started by a trigger or at a request: the key of their revision.
 pub const RUN_KEY: &str = "trainyard.dev/run-key";

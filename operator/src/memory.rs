@@ -8,7 +8,7 @@ use kube::runtime::reflector::ObjectRef;
 use serde_json::{Map, Value};
 use step_protocol::StepReport;
 use tokio::sync::Notify;
-use trainyard_crds::v1alpha1::{LastRun, PipelineRun};
+use trainyard_crds::v1alpha1::{LastRun, PipelineRun, RunPhase};
 use trainyard_planner::{Attempt, AttemptState, Graph, Observed};
 
 use crate::pace::Pace;
@@ -143,11 +143,28 @@ impl RunMemory {
 pub struct Memory {
     runs: Arc<Mutex<HashMap<String, Arc<Mutex<RunMemory>>>>>,
     /// The last run that each Pipeline's status names, by namespace and name.
-    recorded: Arc<Mutex<HashMap<(String, String), LastRun>>>,
+    recorded: Arc<Mutex<HashMap<(String, String), Recorded>>>,
     /// When the status of a Pipeline was written last, by UID.
     paces: Arc<Mutex<HashMap<String, Pace>>>,
     /// When the ended runs of a Pipeline were counted last, and how many of its revisions had ended then.
     counted: Arc<Mutex<HashMap<String, (Instant, usize)>>>,
+    /// The generation of a Pipeline, by UID, whose deletionPolicy its runs follow.
+    policies: Arc<Mutex<HashMap<String, i64>>>,
+    /// Why the API server refused runs of triggers for good, by namespace and name, and when. The next look takes it into the ledger.
+    refusals: Arc<Mutex<HashMap<(String, String), (Instant, String)>>>,
+}
+
+/// What the status of a Pipeline says of its runs.
+#[derive(Clone, Debug)]
+struct Recorded {
+    last: LastRun,
+    succeeded: Option<LastRun>,
+}
+
+/// Whether a run has made what other pipelines may wait for: one that promotes models has made nothing.
+pub(crate) fn counts_as_success(run: &PipelineRun) -> bool {
+    let phase = run.status.as_ref().and_then(|status| status.phase);
+    phase == Some(RunPhase::Succeeded) && run.spec.promote.is_empty()
 }
 
 /// A lock that is held for a moment and never across an await. A panic elsewhere leaves data that is read again anyway.
@@ -166,9 +183,34 @@ impl Memory {
         lock(&self.runs).get(uid).cloned()
     }
 
-    /// Remembers what a Pipeline's status says of its last run.
-    pub(crate) fn recorded(&self, namespace: &str, pipeline: &str, last: &LastRun) {
-        lock(&self.recorded).insert((namespace.to_owned(), pipeline.to_owned()), last.clone());
+    /// Remembers what a Pipeline's status says of its last run, and of the last one that has succeeded.
+    pub(crate) fn recorded(&self, namespace: &str, pipeline: &str, last: &LastRun, succeeded: Option<&LastRun>) {
+        let recorded = Recorded { last: last.clone(), succeeded: succeeded.cloned() };
+        lock(&self.recorded).insert((namespace.to_owned(), pipeline.to_owned()), recorded);
+    }
+
+    /// The generation of a Pipeline whose deletionPolicy its runs follow, as far as this process knows.
+    pub(crate) fn followed(&self, pipeline: &str) -> Option<i64> {
+        lock(&self.policies).get(pipeline).copied()
+    }
+
+    /// Remembers that runs follow the deletionPolicy of this generation of a Pipeline.
+    pub(crate) fn follows(&self, pipeline: &str, generation: i64) {
+        lock(&self.policies).insert(pipeline.to_owned(), generation);
+    }
+
+    /// Remembers why the API server refuses a run of a trigger.
+    pub(crate) fn refused(&self, namespace: &str, run: &str, message: &str) {
+        const PATIENCE: Duration = Duration::from_secs(600);
+        let mut refusals = lock(&self.refusals);
+        refusals.retain(|_, (since, _)| since.elapsed() < PATIENCE);
+        refusals.insert((namespace.to_owned(), run.to_owned()), (Instant::now(), message.to_owned()));
+    }
+
+    /// Why the API server refuses a run of a trigger, if it has.
+    pub(crate) fn refusal(&self, namespace: &str, run: &str) -> Option<String> {
+        let refusals = lock(&self.refusals);
+        refusals.get(&(namespace.to_owned(), run.to_owned())).map(|(_, message)| message.clone())
     }
 
     /// How long until the status of the Pipeline of this UID may be written again; `None` when it may be now.
@@ -195,18 +237,22 @@ impl Memory {
         true
     }
 
-    /// Whether the status of an ended run's Pipeline names its end, or a later run.
+    /// Whether the status of an ended run's Pipeline names its end, or a later run; and of one that has succeeded its success, or a later
+    /// one, since that may be what others wait for.
     pub(crate) fn is_recorded(&self, run: &PipelineRun) -> bool {
         let Some(status) = &run.status else { return false };
         let pipeline = (run.metadata.namespace.clone().unwrap_or_default(), status.pipeline.clone());
-        lock(&self.recorded).get(&pipeline).is_some_and(|last| {
-            let created = run.metadata.creation_timestamp.as_ref().map(|time| time.0);
-            // As the Pipeline's status chooses: the newest, of two of one second the one with the later name.
-            match (Some(last.created.0), Some(&last.name)).cmp(&(created, run.metadata.name.as_ref())) {
+        let created = run.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        // As the Pipeline's status chooses: the newest, of two of one second the one with the later name.
+        let names =
+            |known: &LastRun| (Some(known.created.0), Some(&known.name)).cmp(&(created, run.metadata.name.as_ref()));
+        lock(&self.recorded).get(&pipeline).is_some_and(|recorded| {
+            let last = match names(&recorded.last) {
                 std::cmp::Ordering::Greater => true,
-                std::cmp::Ordering::Equal => last.phase.is_terminal(),
+                std::cmp::Ordering::Equal => recorded.last.phase.is_terminal(),
                 std::cmp::Ordering::Less => false,
-            }
+            };
+            last && (!counts_as_success(run) || recorded.succeeded.as_ref().is_some_and(|known| names(known).is_ge()))
         })
     }
 
@@ -414,8 +460,14 @@ mod tests {
             (last("c", early, "Running"), true),
             (last("a", late, "Running"), true),
         ] {
-            memory.recorded("n", "p", &known);
+            memory.recorded("n", "p", &known, Some(&last("b", early, "Succeeded")));
             assert_eq!(memory.is_recorded(&run("b", early)), expected, "{known:?}");
+        }
+        // Its success is what others wait for, also when a later run is there.
+        for (succeeded, expected) in [(None, false), (Some("a"), false), (Some("b"), true), (Some("c"), true)] {
+            let succeeded = succeeded.map(|name| last(name, early, "Succeeded"));
+            memory.recorded("n", "p", &last("z", late, "Running"), succeeded.as_ref());
+            assert_eq!(memory.is_recorded(&run("b", early)), expected, "{succeeded:?}");
         }
     }
 }

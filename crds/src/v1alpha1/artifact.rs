@@ -20,17 +20,18 @@ pub struct Input {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 3, max = 81),
-        regex(pattern = "^[a-z]([-a-z0-9]*[a-z0-9])?[.][a-zA-Z]([-_a-zA-Z0-9]*[a-zA-Z0-9])?$")
+        regex(pattern = schema::STAGE_OUTPUT)
     )]
     pub from: Option<String>,
-    /// An object (s3://bucket/key), or everything below a prefix that ends with a slash. Reached with the store's credentials.
+    /// An object (s3://bucket/key), or everything below a prefix that ends with a slash. Reached with the store's credentials. It may
+    /// contain $(params.NAME) and $(run.name).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub uri: Option<String>,
     /// Whether the stage runs also without it. Then the path does not exist and the variable is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
-    /// URI to read instead when the stage in `from` was skipped or failed.
+    /// URI to read instead when the stage in `from` was skipped or failed; with references as in uri.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub default: Option<String>,

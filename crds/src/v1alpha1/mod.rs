@@ -28,13 +28,17 @@ pub use gate::{
 };
 pub use model::{ModelReference, ModelStatus, ModelVersion, Publish};
 pub use param::{Param, ValueType};
-pub use pipeline::{ArtifactRetention, Code, Defaults, DefaultsContainer, Pipeline, PipelineSpec, Retention};
+pub use pipeline::{
+    ArtifactRetention, Code, Defaults, DefaultsContainer, DeletionPolicy, Pipeline, PipelineSpec, Retention,
+    RunDeletion,
+};
 pub use pipeline_run::{
     PipelineReference, PipelineRun, PipelineRunSpec, PipelineRunStatus, Rerun, RerunStages, Resolved, RunCounts,
     RunPhase, RunState,
 };
 pub use pipeline_status::{
-    ArtifactsStatus, Cause, DataStatus, LastRun, PipelineStatus, Revision, RevisionPhase, TriggerStatus,
+    ArtifactsStatus, BackfillStatus, Cause, DataStatus, LastRun, PipelineStatus, Revision, RevisionPhase,
+    TriggerStatus, UpstreamArtifact, UpstreamStatus,
 };
 pub use pod_overrides::{
     ClaimVolume, ConfigMapVolume, CsiVolume, EmptyDirVolume, EphemeralVolume, ImagePullSecret, ImageVolume,
@@ -52,7 +56,9 @@ pub use training_job_status::{
     AttemptOutcome, AttemptStatus, CheckpointStatus, FailureClass, JobPhase, RankFailure, ResolvedJob,
     TrainingJobStatus,
 };
-pub use trigger::{Concurrency, Data, MissedRuns, RetryFailedRevision, Schedule, SpecChange, Trigger, TriggerKind};
+pub use trigger::{
+    Backfill, Concurrency, Data, MissedRuns, RetryFailedRevision, Schedule, SpecChange, Trigger, TriggerKind, Upstream,
+};
 
 /// A duration as users write it: `90s`, `30m`, `1h30m`, `2d`.
 ///

@@ -136,6 +136,28 @@ pub struct PipelineSpec {
     /// What is kept of runs that have ended. Absent means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
+    /// What becomes of what belongs to the pipeline when it is deleted. Absent means that the runs go that triggers have started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+}
+
+/// What becomes of what belongs to the pipeline when it is deleted. Artifacts, models and the ledger in the store always stay.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeletionPolicy {
+    /// Delete (the default) or Orphan: whether runs that triggers have started go with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<RunDeletion>,
+}
+
+/// Delete (the default) or Orphan: whether runs that triggers have started go with their Pipeline. Runs that people create always stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RunDeletion {
+    /// They go with it.
+    #[default]
+    Delete,
+    /// They stay, and active ones go on.
+    Orphan,
 }
 
 /// What is kept of runs that have ended. Only runs that triggers started are deleted, never one that a person or a tool created; with the

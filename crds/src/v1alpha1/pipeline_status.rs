@@ -27,6 +27,9 @@ pub struct PipelineStatus {
     /// The run that was created last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<LastRun>,
+    /// The newest of its runs that have succeeded, runs that promote apart: what it has made is what other pipelines see of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_succeeded: Option<LastRun>,
     /// When a schedule starts the next run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_run: Option<Time>,
@@ -72,7 +75,7 @@ pub struct ArtifactsStatus {
     pub message: String,
 }
 
-/// The run of a pipeline that was created last.
+/// A run of a pipeline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LastRun {
@@ -99,18 +102,24 @@ pub struct TriggerStatus {
     /// That run.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub run: String,
-    /// Of a schedule: its next instant.
+    /// Of a schedule or backfill: its next instant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Time>,
-    /// Of a schedule: up to when its instants have been dealt with.
+    /// Of a schedule or backfill: up to when its instants have been dealt with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub considered: Option<Time>,
-    /// Of a schedule: its cron and time zone as they were then.
+    /// Of a schedule: its cron and time zone as they were then. Of a backfill also its begin and its rerunToken.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub schedule: String,
     /// Of data: what was looked at, and when it was looked at last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataStatus>,
+    /// Of upstream: what was seen last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<UpstreamStatus>,
+    /// Of a backfill: how far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<BackfillStatus>,
     /// One word: why it did not start a run.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -138,6 +147,44 @@ pub struct DataStatus {
     pub bytes: Option<i64>,
 }
 
+/// What an upstream trigger has seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamStatus {
+    /// The other Pipeline as it was named then.
+    pub pipeline: String,
+    /// The output as it was named then.
+    pub output: String,
+    /// The run that was looked at last; empty as long as none has succeeded.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub run: String,
+    /// Checksum of the output that the last run was started for, or that the trigger began with.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub digest: String,
+}
+
+/// How far a backfill is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackfillStatus {
+    /// How many instants its range has.
+    pub instants: u32,
+    /// How many runs have succeeded.
+    pub succeeded: u32,
+    /// How many have ended otherwise.
+    pub failed: u32,
+}
+
+/// An output of another pipeline's run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamArtifact {
+    /// The run.
+    pub run: String,
+    /// Where the output lies.
+    pub uri: String,
+}
+
 /// One entry of the ledger: a cause, and the one run that it starts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -157,6 +204,9 @@ pub struct Revision {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["model"]))]
     pub promotes: Vec<ModelReference>,
+    /// Of an upstream trigger: which run wrote what started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<UpstreamArtifact>,
     /// Name of the trigger; empty for a run that was asked for by annotation.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub trigger: String,
@@ -194,6 +244,22 @@ pub enum Cause {
     Data {
         /// Checksum of their keys, sizes, entity tags and versions.
         fingerprint: String,
+    },
+    /// A stage of another pipeline has written something else.
+    #[serde(rename_all = "camelCase")]
+    Upstream {
+        /// The other Pipeline.
+        pipeline: String,
+        /// The output, as STAGE.OUTPUT.
+        output: String,
+        /// Its checksum.
+        digest: String,
+    },
+    /// An instant of a range.
+    #[serde(rename_all = "camelCase")]
+    Backfill {
+        /// The instant.
+        instant: Time,
     },
     /// Somebody asked for it, by annotation.
     #[serde(rename_all = "camelCase")]

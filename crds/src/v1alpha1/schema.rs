@@ -6,6 +6,8 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 pub(super) const STAGE_NAME: &str = "^[a-z]([-a-z0-9]*[a-z0-9])?$";
 /// The name of a parameter, input, output or result, as a pattern.
 pub(super) const VALUE_NAME: &str = "^[a-zA-Z]([-_a-zA-Z0-9]*[a-zA-Z0-9])?$";
+/// An output of a stage, as STAGE.OUTPUT, as a pattern.
+pub(super) const STAGE_OUTPUT: &str = "^[a-z]([-a-z0-9]*[a-z0-9])?[.][a-zA-Z]([-_a-zA-Z0-9]*[a-zA-Z0-9])?$";
 /// A duration, as a pattern; at most nine digits a unit.
 pub(super) const DURATION: &str = "^([0-9]{1,9}[smhd])+$";
 

@@ -1,19 +1,28 @@
 //! What starts runs of a pipeline without hands.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::schema;
 
-/// Something that starts a run: a change of the pipeline, the clock, or other data. Whatever it is, one cause starts one run, however often it is
-/// seen.
+/// Something that starts a run: a change of the pipeline, the clock, other data, what another pipeline has made. Whatever it is, one cause
+/// starts one run, however often it is seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Trigger {
     /// Name, unique in the pipeline: lower-case letters, digits and dashes, at most 40. Runs carry it as label trainyard.dev/trigger.
     #[schemars(length(min = 1, max = 40), regex(pattern = schema::STAGE_NAME))]
     pub name: String,
+    /// Values of the pipeline's parameters in the runs that it starts. A text may contain $(trigger.name); of a schedule or backfill
+    /// $(trigger.instant) and $(trigger.date); of data $(trigger.uri) and $(trigger.digest); of upstream these and $(trigger.run).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::any_values")]
+    pub params: BTreeMap<String, Value>,
     /// What starts the run.
     #[serde(flatten)]
     pub kind: TriggerKind,
@@ -29,6 +38,10 @@ pub enum TriggerKind {
     Schedule(Schedule),
     /// One run for each change of the objects below a prefix.
     Data(Data),
+    /// One run for each change of what a stage of another pipeline writes.
+    Upstream(Upstream),
+    /// One run for each instant of a range, from the past on.
+    Backfill(Backfill),
 }
 
 /// One run for each change of the spec.
@@ -85,6 +98,44 @@ pub struct Data {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256), regex(pattern = "^[A-Za-z0-9_.][^\\s]*$"))]
     pub marker: Option<String>,
+}
+
+/// One run for each change of an output of a stage of another Pipeline in the namespace: of its checksum, as its newest run that has
+/// succeeded wrote it. What is there when the trigger is made, or is changed, starts nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Upstream {
+    /// Name of the other Pipeline.
+    #[schemars(length(min = 1, max = 253))]
+    pub pipeline: String,
+    /// The output, as STAGE.OUTPUT.
+    #[schemars(length(min = 3, max = 81), regex(pattern = schema::STAGE_OUTPUT))]
+    pub output: String,
+}
+
+/// One run for each instant of a range, the oldest first, whatever other runs are active: concurrency does not speak of them. An instant
+/// is run once; what the spec says when it is its turn is what runs. Another cron, timeZone or from, or another rerunToken, begins anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.from < self.until").message("from must be before until").field_path(".until")
+)]
+pub struct Backfill {
+    /// Minute, hour, day of the month, month and day of the week, as in crontab, such as "0 0 * * *".
+    #[schemars(length(min = 9, max = 128))]
+    pub cron: String,
+    /// Name of the time zone, such as Europe/Berlin. Absent means UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub time_zone: Option<String>,
+    /// The first moment of the range, such as 2026-01-01T00:00:00Z.
+    pub from: Time,
+    /// The end of the range, which is not in it any more; at most 10,000 instants later. What lies in the future is run when it comes.
+    pub until: Time,
+    /// How many of its runs may be active at once. Absent means 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10))]
+    pub max_active: Option<u32>,
 }
 
 /// What becomes of instants that passed while nobody looked: Skip, RunOnce (the default) or CatchUp.

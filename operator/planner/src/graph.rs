@@ -50,6 +50,8 @@ pub struct Node {
     pub(crate) policy: Policy,
     /// The stage's program; of a training one a role, in their order; none where the stage has no program.
     pub(crate) programs: Vec<Program>,
+    /// Of each input the address that it has where no stage writes it: its `uri`, or its `default`.
+    pub(crate) addresses: Vec<Option<Template>>,
     /// What it is, if it has no Pod.
     pub(crate) judged: Option<Judged>,
     pub(crate) timeout: Option<u64>,

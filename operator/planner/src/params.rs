@@ -98,7 +98,8 @@ fn whole(pattern: &str) -> Result<regex::Regex, regex::Error> {
     regex::RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(1 << 20).build()
 }
 
-fn check(param: &Param, value: &Value, path: &str) -> Result<Value, SpecProblem> {
+/// A value as its declaration has it, if it is of its type and range.
+pub(crate) fn check(param: &Param, value: &Value, path: &str) -> Result<Value, SpecProblem> {
     let invalid = |message: String| SpecProblem::new(Reason::ParameterInvalid, path, message);
     let kind = param.kind.unwrap_or_default();
     let size = value.to_string().len();

@@ -236,20 +236,25 @@ impl Maker<'_> {
     }
 
     pub(crate) fn inputs(&self) -> Result<Vec<InputSpec>, StepProblem> {
-        let inputs = self.node.stage().inputs.iter().map(|input| {
+        let inputs = self.node.stage().inputs.iter().enumerate().map(|(index, input)| {
+            let address = || -> Result<InputSource, StepProblem> {
+                match self.node.addresses.get(index) {
+                    Some(Some(template)) => Ok(InputSource::Uri(self.address(template)?)),
+                    _ => Ok(InputSource::Absent),
+                }
+            };
             let optional = input.optional.unwrap_or(false);
             let source = match (&input.from, &input.uri) {
                 (Some(from), _) => {
                     let (stage, output) = from.split_once('.').unwrap_or((from, ""));
                     match (self.row(stage)?.phase, &input.default) {
                         (StagePhase::Succeeded, _) => self.artifact(stage, output)?,
-                        (_, Some(default)) => InputSource::Uri(default.clone()),
+                        (_, Some(_)) => address()?,
                         (_, None) if optional => InputSource::Absent,
                         (_, None) => return Err(StepProblem::NotReady(stage.to_owned())),
                     }
                 }
-                (None, Some(uri)) => InputSource::Uri(uri.clone()),
-                (None, None) => InputSource::Absent,
+                (None, _) => address()?,
             };
             Ok(InputSpec { name: input.name.clone(), source, optional })
         });
@@ -286,6 +291,15 @@ impl Maker<'_> {
             segments.push(Segment::Literal(literal));
         }
         Ok(Text::Segments(segments))
+    }
+
+    /// An address: its references are known from the start.
+    fn address(&self, template: &Template) -> Result<String, StepProblem> {
+        let part = |part: &Part| match part {
+            Part::Literal(text) => Ok(text.clone()),
+            Part::Reference(reference) => self.known(reference),
+        };
+        template.parts.iter().map(part).collect()
     }
 
     fn known(&self, reference: &Reference) -> Result<String, StepProblem> {

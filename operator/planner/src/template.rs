@@ -47,41 +47,60 @@ pub(crate) enum RunField {
 const KNOWN: &str = "params.NAME, inputs.NAME.path, outputs.NAME.path, stages.STAGE.results.NAME, run.name, run.namespace, \
                      run.uid, run.pipeline, and in finally run.phase and stages.STAGE.phase";
 
-impl Template {
-    /// Parses a text. `$$(` is a literal `$(`; a `$` before anything else is itself.
-    pub(crate) fn parse(text: &str, path: &str) -> Result<Self, SpecProblem> {
-        let mut parts = Vec::new();
-        let mut literal = String::new();
-        let mut rest = text;
-        while let Some(at) = rest.find('$') {
-            literal.push_str(&rest[..at]);
-            rest = &rest[at..];
-            if let Some(after) = rest.strip_prefix("$$(") {
-                literal.push_str("$(");
-                rest = after;
-            } else if let Some(after) = rest.strip_prefix("$(") {
-                let end = after.find(')').ok_or_else(|| {
-                    SpecProblem::new(
-                        Reason::UnknownReference,
-                        path,
-                        "a $( has no closing parenthesis; write $$( for a literal $(",
-                    )
-                })?;
-                if !literal.is_empty() {
-                    parts.push(Part::Literal(std::mem::take(&mut literal)));
-                }
-                parts.push(Part::Reference(Reference::parse(&after[..end], path)?));
-                rest = &after[end + 1..];
-            } else {
-                literal.push('$');
-                rest = &rest[1..];
+/// A piece of a text with references.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Piece<'a> {
+    Literal(String),
+    /// What stands between `$(` and `)`.
+    Reference(&'a str),
+}
+
+/// Cuts a text at its references. `$$(` is a literal `$(`; a `$` before anything else is itself.
+pub(crate) fn pieces<'a>(text: &'a str, path: &str) -> Result<Vec<Piece<'a>>, SpecProblem> {
+    let mut pieces = Vec::new();
+    let mut literal = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        literal.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some(after) = rest.strip_prefix("$$(") {
+            literal.push_str("$(");
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix("$(") {
+            let end = after.find(')').ok_or_else(|| {
+                SpecProblem::new(
+                    Reason::UnknownReference,
+                    path,
+                    "a $( has no closing parenthesis; write $$( for a literal $(",
+                )
+            })?;
+            if !literal.is_empty() {
+                pieces.push(Piece::Literal(std::mem::take(&mut literal)));
             }
+            pieces.push(Piece::Reference(&after[..end]));
+            rest = &after[end + 1..];
+        } else {
+            literal.push('$');
+            rest = &rest[1..];
         }
-        literal.push_str(rest);
-        if !literal.is_empty() || parts.is_empty() {
-            parts.push(Part::Literal(literal));
-        }
-        Ok(Self { parts })
+    }
+    literal.push_str(rest);
+    if !literal.is_empty() || pieces.is_empty() {
+        pieces.push(Piece::Literal(literal));
+    }
+    Ok(pieces)
+}
+
+impl Template {
+    /// Parses a text: see [`pieces`].
+    pub(crate) fn parse(text: &str, path: &str) -> Result<Self, SpecProblem> {
+        let part = |piece| {
+            Ok(match piece {
+                Piece::Literal(text) => Part::Literal(text),
+                Piece::Reference(text) => Part::Reference(Reference::parse(text, path)?),
+            })
+        };
+        Ok(Self { parts: pieces(text, path)?.into_iter().map(part).collect::<Result<_, _>>()? })
     }
 
     pub(crate) fn references(&self) -> impl Iterator<Item = &Reference> {

@@ -1,5 +1,6 @@
 //! Writes of runs that triggers start and stop.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
@@ -46,7 +47,7 @@ impl Writer {
             403 if status.message.contains("is being terminated") => {
                 Err(WriteError::Gone(format!("Namespace {namespace}")))
             }
-            400 | 403 | 404 | 413 | 422 => Ok(match later(status.code, &status.message) {
+            400 | 403 | 413 | 422 => Ok(match later(status.code, &status.message) {
                 Some(reason) => CreatedRun::Later(reason, status.message.clone()),
                 None => CreatedRun::Refused(status.message.clone()),
             }),
@@ -74,6 +75,32 @@ impl Writer {
                 Some(token) => parameters = parameters.continue_token(&token),
                 None => return Ok(all),
             }
+        }
+    }
+
+    /// Has a run owned by a Pipeline, or by nobody but known by its UID, if the run is still the one that was read.
+    pub(crate) async fn own_run(
+        &self,
+        run: &PipelineRun,
+        pipeline: &str,
+        owner: Option<&OwnerReference>,
+    ) -> Result<(), WriteError> {
+        let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
+        let api: Api<Seen<PipelineRun>> = Api::namespaced(self.client.clone(), &namespace);
+        let label = owner.is_none().then_some(pipeline);
+        let patch = json!({"metadata": {
+            "uid": run.uid(),
+            "resourceVersion": run.resource_version(),
+            "ownerReferences": owner.map(|owner| vec![owner]),
+            "labels": {labels::PIPELINE_UID: label},
+        }});
+        match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                Err(WriteError::Conflict(format!("PipelineRun {namespace}/{name}")))
+            }
+            Err(error) => Err(WriteError::api("change the owner of", format!("PipelineRun {namespace}/{name}"), error)),
         }
     }
 

@@ -1,10 +1,12 @@
 //! Pipelines: is it in order, what its triggers start, and what became of its runs.
 
 mod look;
+mod orphans;
 mod report;
 mod retention;
 mod task;
 mod triggered;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +33,8 @@ use crate::seen::Seen;
 use crate::status_patch;
 use crate::survive::survive;
 
+pub(crate) use orphans::started_by;
+
 /// A dead watch is noticed after this many seconds and a few more.
 const WATCH_SECONDS: u32 = 55;
 /// A Pipeline that could not be looked at to the end is tried again after this time.
@@ -39,6 +43,13 @@ const AGAIN: Duration = Duration::from_secs(5);
 const LIVENESS: Duration = Duration::from_secs(60);
 
 type Guarded = Seen<Pipeline>;
+
+/// What each look at a Pipeline shares.
+struct Shared {
+    context: Arc<Context>,
+    /// All Pipelines, since one may wait for another.
+    pipelines: reflector::Store<Guarded>,
+}
 
 /// Watches the Pipelines of one namespace, or of all, until the shutdown.
 pub(crate) async fn run(
@@ -55,6 +66,8 @@ pub(crate) async fn run(
     };
     let watched = readiness.watch(&format!("pipelines in {}", namespace.as_deref().unwrap_or("all namespaces")));
     let (reader, writer) = reflector::store::<Guarded>();
+    let (others, waiting) = (reader.clone(), context.pipelines.clone());
+    let mut downstream = upstream::Downstream::default();
     let stream = audited(pipelines, watcher::Config::default().timeout(WATCH_SECONDS))
         .default_backoff()
         .inspect(move |event| {
@@ -63,7 +76,14 @@ pub(crate) async fn run(
             }
         })
         .reflect(writer)
-        .applied_objects();
+        .applied_objects()
+        .inspect(move |seen| {
+            let Ok(pipeline) = seen.as_ref().map(|seen| &seen.0) else { return };
+            for other in pipeline.iter().flat_map(|pipeline| downstream.of(pipeline, &others)) {
+                waiting.send(other).ok();
+            }
+        });
+    let shared = Arc::new(Shared { context, pipelines: reader.clone() });
     Controller::for_stream(stream, reader)
         .with_config(controller::Config::default().concurrency(4))
         .reconcile_on(
@@ -83,15 +103,15 @@ pub(crate) async fn run(
                 }
                 Action::requeue(AGAIN)
             },
-            context,
+            shared,
         )
         .for_each(|_| futures::future::ready(()))
         .await;
 }
 
-async fn reconcile(pipeline: Arc<Guarded>, context: Arc<Context>) -> Result<Action, WriteError> {
-    let started = std::time::Instant::now();
-    let (result, error) = match survive(look(&pipeline, &context)).await {
+async fn reconcile(pipeline: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, WriteError> {
+    let (started, context) = (std::time::Instant::now(), &shared.context);
+    let (result, error) = match survive(look(&pipeline, &shared)).await {
         Ok(result) => {
             let error = result.is_err().then_some("api");
             (result, error)
@@ -108,7 +128,8 @@ async fn reconcile(pipeline: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
     result
 }
 
-async fn look(pipeline: &Guarded, context: &Context) -> Result<Action, WriteError> {
+async fn look(pipeline: &Guarded, shared: &Shared) -> Result<Action, WriteError> {
+    let context = &*shared.context;
     let pipeline = match &pipeline.0 {
         Ok(pipeline) => pipeline,
         Err(invalid) => {
@@ -129,21 +150,24 @@ async fn look(pipeline: &Guarded, context: &Context) -> Result<Action, WriteErro
         return Ok(Action::requeue(rest));
     }
     let writer = Writer::new(context.client.clone());
-    let mut judged = judge(context, pipeline).await?;
+    orphans::follow_policy(context, &writer, pipeline).await;
+    let mut judged = judge(shared, pipeline).await?;
     let mut on_record = record(context, pipeline, &judged).await;
     if let Err(WriteError::Conflict(what)) = on_record {
         // What the watch showed is old: what is there decides, if its spec is still the one that was judged. The status is made
         // anew from it, since it knows of runs that the old one does not.
         let live = writer.read_pipeline(&namespace, &pipeline.name_any()).await?;
         let Some(live) = live.filter(|live| same(live, pipeline)) else { return Err(WriteError::Conflict(what)) };
-        judged = judge(context, &live).await?;
+        judged = judge(shared, &live).await?;
         on_record = record(context, &live, &judged).await;
     }
     let written = on_record?;
     if let Some(last) = &judged.status.last_run {
-        context.memory.recorded(&namespace, &pipeline.name_any(), last);
+        context.memory.recorded(&namespace, &pipeline.name_any(), last, judged.status.last_succeeded.as_ref());
     }
-    start(context, &writer, pipeline, &judged, written).await?;
+    if start(context, &writer, pipeline, &judged, written).await? {
+        return Ok(Action::requeue(Duration::from_millis(1)));
+    }
     retention::runs(context, &writer, pipeline, &judged.status, Timestamp::now()).await?;
     Ok(next_look(pipeline, &judged.status, judged.wake, Timestamp::now())
         .map_or_else(Action::await_change, Action::requeue))
@@ -170,18 +194,18 @@ fn same(live: &Pipeline, pipeline: &Pipeline) -> bool {
     live.uid() == pipeline.uid() && live.metadata.generation == pipeline.metadata.generation
 }
 
-/// Creates the runs that the status says to create, and cancels those that give way to them.
+/// Creates the runs that the status says to create, and cancels those that give way to them. Returns whether there is news of one at once.
 async fn start(
     context: &Context,
     writer: &Writer,
     pipeline: &Pipeline,
     judged: &Judged,
     written: bool,
-) -> Result<(), WriteError> {
+) -> Result<bool, WriteError> {
     let starting =
         |status: &PipelineStatus| status.revisions.iter().any(|entry| entry.phase == RevisionPhase::Starting);
     if !starting(&judged.status) && judged.cancel.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     if !written {
         // What the watch showed may be old, and what it says to create may long have ended.
@@ -205,7 +229,8 @@ struct Judged {
     looked: Vec<(String, String)>,
 }
 
-async fn judge(context: &Context, pipeline: &Pipeline) -> Result<Judged, WriteError> {
+async fn judge(shared: &Shared, pipeline: &Pipeline) -> Result<Judged, WriteError> {
+    let context = &*shared.context;
     let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
     let writer = Writer::new(context.client.clone());
     let graph = Graph::new(&pipeline.spec, context.settings.default_store.as_ref());
@@ -223,7 +248,7 @@ async fn judge(context: &Context, pipeline: &Pipeline) -> Result<Judged, WriteEr
     }
     let generation = pipeline.metadata.generation.unwrap_or_default();
     let now = Timestamp::now();
-    let seen = triggered::seen(&writer, &namespace, &prior.revisions, &runs).await?;
+    let seen = triggered::seen(context, &namespace, &prior.revisions, &runs).await?;
     let store = pipeline.spec.store.as_ref().or(context.settings.default_store.as_ref());
     let (mut looked, mut collected) = (look::Looked::default(), None);
     if let Some(store) = store.filter(|_| graph.is_ok()) {
@@ -237,6 +262,7 @@ async fn judge(context: &Context, pipeline: &Pipeline) -> Result<Judged, WriteEr
             tasks.clean(&expected).await?;
         }
     }
+    let upstream = upstream::see(&writer, pipeline, &prior, &shared.pipelines).await?;
     let decision = decide(&retrain::Seen {
         name: &name,
         spec: &pipeline.spec,
@@ -245,6 +271,7 @@ async fn judge(context: &Context, pipeline: &Pipeline) -> Result<Judged, WriteEr
         runnable: graph.is_ok(),
         runs: &seen,
         data: &looked.seen,
+        upstream: &upstream,
         now,
     });
     let valid = graph.and_then(|graph| retrain::check(&pipeline.spec).map(|()| graph));

@@ -10,6 +10,8 @@ use trainyard_crds::v1alpha1::{LastRun, PipelineRun, PipelineStatus};
 use trainyard_planner::retrain::Decision;
 use trainyard_planner::{Graph, SpecProblem};
 
+use crate::memory::counts_as_success;
+
 /// What is known of a Pipeline now.
 pub(super) fn status(
     prior: &PipelineStatus,
@@ -49,6 +51,10 @@ pub(super) fn status(
         (Some(newest), _) => Some(newest),
         (None, known) => known.clone(),
     };
+    let succeeded = runs.values().filter(|run| counts_as_success(run)).filter_map(|run| self::last_run(run));
+    let last_succeeded = succeeded
+        .chain(prior.last_succeeded.clone())
+        .max_by(|a, b| (a.created.0, &a.name).cmp(&(b.created.0, &b.name)));
     PipelineStatus {
         observed_generation: generation,
         conditions: vec![
@@ -60,6 +66,7 @@ pub(super) fn status(
         stages: graph.as_ref().ok().and_then(|graph| u32::try_from(graph.nodes().len()).ok()),
         active_runs: u32::try_from(active).ok(),
         last_run,
+        last_succeeded,
         next_run: decision.next_run.map(Time),
         rerun_requested_at: decision.request,
         triggers: decision.triggers,
@@ -110,6 +117,29 @@ mod tests {
         assert_eq!((status.stages, status.active_runs, status.observed_generation), (Some(1), Some(1), 3));
         let last = status.last_run.unwrap();
         assert_eq!((last.name.as_str(), last.phase), ("b", RunPhase::Running));
+    }
+
+    #[test]
+    fn the_last_that_succeeded_is_the_newest_that_has_made_something() {
+        let mut promotes = run("d", "2026-01-04T00:00:00Z", "Succeeded");
+        let mut promoting = (*promotes.1).clone();
+        promoting.spec.promote = serde_json::from_value(json!([{"model": "m", "version": 1}])).unwrap();
+        promotes.1 = Arc::new(promoting);
+        let runs = BTreeMap::from([
+            run("a", "2026-01-01T00:00:00Z", "Succeeded"),
+            run("b", "2026-01-02T00:00:00Z", "Succeeded"),
+            run("c", "2026-01-03T00:00:00Z", "Failed"),
+            promotes,
+        ]);
+        let succeeded = |prior: &PipelineStatus, runs| {
+            let status = status(prior, 1, &graph("x"), runs, Decision::default(), Timestamp::UNIX_EPOCH);
+            status.last_succeeded.map(|run| run.name)
+        };
+        assert_eq!(succeeded(&PipelineStatus::default(), &runs).as_deref(), Some("b"));
+        let (_, newer) = run("e", "2026-01-05T00:00:00Z", "Succeeded");
+        let prior = PipelineStatus { last_succeeded: last_run(&newer), ..PipelineStatus::default() };
+        assert_eq!(succeeded(&prior, &runs).as_deref(), Some("e"), "it has left the watch");
+        assert_eq!(succeeded(&prior, &BTreeMap::new()).as_deref(), Some("e"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use trainyard_planner::{Note, NoteKind, store_spec};
 
 use super::is_of;
 use super::look::Looked;
+use super::orphans::started_by;
 use super::task::{GLANCE, Progress, Tasks};
 use crate::apply::{WriteError, Writer};
 use crate::context::Context;
@@ -43,7 +44,7 @@ pub(super) async fn runs(
     let Some(listed) = list(context, writer, pipeline, &label).await else { return Ok(()) };
     let ours: Vec<PipelineRun> = listed
         .into_iter()
-        .filter(|run| run.owner_references().iter().any(|owner| owner.uid == uid && owner.controller == Some(true)))
+        .filter(|run| started_by(run) == Some(uid.as_str()))
         // Whose end the ledger does not know, it looks for.
         .filter(|run| !status.revisions.iter().any(|entry| entry.run == run.name_any() && !entry.phase.is_terminal()))
         .collect();

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
+use trainyard_crds::condition::Reason;
 use trainyard_crds::labels;
 use trainyard_crds::v1alpha1::{
     Cause, Pipeline, PipelineReference, PipelineRun, PipelineRunSpec, Revision, RunPhase, RunState,
@@ -11,6 +12,7 @@ use trainyard_crds::v1alpha1::{
 use trainyard_planner::retrain::{NewRun, SeenRun, creates, unsettled};
 use trainyard_planner::{Note, NoteKind};
 
+use super::orphans;
 use crate::apply::{CreatedRun, WriteError, Writer};
 use crate::context::Context;
 
@@ -19,11 +21,12 @@ type Runs = BTreeMap<String, Arc<PipelineRun>>;
 /// What is seen of the runs whose end the ledger does not know: in memory, or by a live read where they have left the watch, or have not
 /// come into it.
 pub(super) async fn seen(
-    writer: &Writer,
+    context: &Context,
     namespace: &str,
     revisions: &[Revision],
     active: &Runs,
 ) -> Result<BTreeMap<String, SeenRun>, WriteError> {
+    let writer = Writer::new(context.client.clone());
     let mut seen = BTreeMap::new();
     for name in unsettled(revisions) {
         let key = revisions.iter().find(|entry| entry.run == name).map_or("", |entry| entry.key.as_str());
@@ -31,7 +34,7 @@ pub(super) async fn seen(
             Some(run) => of(run, key),
             None => match writer.read_run(namespace, name).await? {
                 Some(run) if run.metadata.deletion_timestamp.is_none() => of(&run, key),
-                _ => SeenRun::Missing,
+                _ => context.memory.refusal(namespace, name).map_or(SeenRun::Missing, SeenRun::Refused),
             },
         };
         seen.insert(name.to_owned(), look);
@@ -52,15 +55,16 @@ fn of(run: &PipelineRun, key: &str) -> SeenRun {
     }
 }
 
-/// Creates the runs that a status on record says to create.
+/// Creates the runs that a status on record says to create. Returns whether one was refused for good, which the status does not say yet.
 pub(super) async fn create(
     context: &Context,
     pipeline: &Pipeline,
     revisions: &[Revision],
     runs: &BTreeMap<String, SeenRun>,
-) -> Result<(), WriteError> {
+) -> Result<bool, WriteError> {
     let writer = Writer::new(context.client.clone());
-    for new in creates(revisions, runs) {
+    let mut refused = false;
+    for new in creates(&pipeline.spec, revisions, runs) {
         let run = build(pipeline, &new);
         match writer.create_run(&run).await? {
             CreatedRun::New => {
@@ -74,12 +78,15 @@ pub(super) async fn create(
                 context.events.note(pipeline, Note { kind: NoteKind::Warning, reason: reason.as_str(), message });
             }
             CreatedRun::Refused(message) => {
-                let message = format!("the API server refuses run {}: {message}", new.name);
-                context.events.note(pipeline, Note { kind: NoteKind::Warning, reason: "RunRefused", message });
+                context.memory.refused(&pipeline.namespace().unwrap_or_default(), &new.name, &message);
+                refused = true;
+                let (reason, message) =
+                    (Reason::RunRefused, format!("the API server refuses run {}: {message}", new.name));
+                context.events.note(pipeline, Note { kind: NoteKind::Warning, reason: reason.as_str(), message });
             }
         }
     }
-    Ok(())
+    Ok(refused)
 }
 
 /// What started a run, in words.
@@ -94,6 +101,10 @@ fn words(new: &NewRun) -> String {
         Cause::SpecChange {} => format!("trigger {}: the spec has changed", new.trigger),
         Cause::Schedule { instant } => format!("trigger {}: it is {}", new.trigger, instant.0),
         Cause::Data { .. } => format!("trigger {}: its data has changed", new.trigger),
+        Cause::Upstream { pipeline, output, .. } => {
+            format!("trigger {}: pipeline {pipeline} has written another {output}", new.trigger)
+        }
+        Cause::Backfill { instant } => format!("trigger {}: it is the turn of {}", new.trigger, instant.0),
         Cause::Request { value } => format!("the annotation {}: {value}", labels::RERUN_REQUESTED_AT),
     }
 }
@@ -106,19 +117,23 @@ fn build(pipeline: &Pipeline, new: &NewRun) -> PipelineRun {
         PipelineRunSpec {
             pipeline_ref: Some(PipelineReference { name: name.clone() }),
             promote: new.promotes.clone(),
+            params: new.params.clone(),
             ..PipelineRunSpec::default()
         },
     );
     run.metadata.namespace = pipeline.namespace();
-    let mut owner = pipeline.controller_owner_ref(&()).unwrap_or_default();
-    owner.block_owner_deletion = Some(false);
-    run.metadata.owner_references = Some(vec![owner]);
     let mut tags = BTreeMap::from([
         (labels::PIPELINE.to_owned(), labels::value(&name)),
         (labels::MANAGED_BY.to_owned(), labels::MANAGER.to_owned()),
     ]);
     if !new.trigger.is_empty() {
         tags.insert(labels::TRIGGER.to_owned(), new.trigger.clone());
+    }
+    match orphans::outlive(pipeline) {
+        true => {
+            tags.insert(labels::PIPELINE_UID.to_owned(), pipeline.uid().unwrap_or_default());
+        }
+        false => run.metadata.owner_references = Some(vec![orphans::owner(pipeline)]),
     }
     run.metadata.labels = Some(tags);
     run.metadata.annotations = Some(BTreeMap::from([
@@ -165,12 +180,21 @@ mod tests {
             cause: Cause::SpecChange {},
             retries: 0,
             promotes: Vec::new(),
+            params: BTreeMap::new(),
         }
     }
 
     #[test]
     fn a_run_carries_what_started_it_and_nothing_of_the_tool_that_applied_its_pipeline() {
         insta::assert_json_snapshot!(build(&pipeline(), &new()));
+    }
+
+    #[test]
+    fn a_run_that_outlives_its_pipeline_has_no_owner_and_is_known_as_started_by_it() {
+        let mut pipeline = pipeline();
+        pipeline.spec.deletion_policy = serde_json::from_value(json!({"runs": "Orphan"})).unwrap();
+        let run = build(&pipeline, &new());
+        assert_eq!((run.metadata.owner_references.clone(), orphans::started_by(&run)), (None, Some("u")));
     }
 
     #[test]

@@ -150,7 +150,7 @@ async fn first(
     }
     // What starts runs, and what is kept of them, is no part of what a run is.
     (spec.triggers, spec.concurrency, spec.retry_failed_revision) = (Vec::new(), None, None);
-    (spec.rerun_token, spec.suspend, spec.retention) = (None, None, None);
+    (spec.rerun_token, spec.suspend, spec.retention, spec.deletion_policy) = (None, None, None, None);
     let given = given_params(&writer, run, &spec).await?;
     let own = run.spec.rerun.is_some().then(|| given.clone());
     let mut frozen = match freeze(&spec, own, &given) {
@@ -292,7 +292,8 @@ fn promoting(mut spec: PipelineSpec, promote: &[ModelReference]) -> PipelineSpec
 fn superseded(run: &PipelineRun, spec: &PipelineSpec) -> Option<String> {
     let meant = run.annotations().get(labels::RUN_KEY)?;
     let cause: Cause = serde_json::from_str(run.annotations().get(labels::CAUSE)?).ok()?;
-    (run_key(spec, &cause) != *meant)
+    let trigger = run.labels().get(labels::TRIGGER).map(String::as_str).unwrap_or_default();
+    (run_key(spec, trigger, &cause) != *meant)
         .then(|| "the Pipeline was changed before the run began: another run takes its place".to_owned())
 }
 

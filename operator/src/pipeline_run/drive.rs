@@ -21,6 +21,7 @@ use crate::context::Context;
 use crate::memory::{Frozen, RunMemory, lock};
 use crate::mutant;
 use crate::pace::Pace;
+use crate::pipeline::started_by;
 use crate::status_patch;
 
 /// Pods whose labels were changed are read this often.
@@ -82,10 +83,7 @@ pub(super) async fn drive(
 
 /// The revision that a run was started for, as the operator itself wrote it: key, cause and retries.
 fn origin(run: &PipelineRun) -> Option<(String, String, u32)> {
-    let mut owners = run.owner_references().iter();
-    if !owners.any(|owner| owner.controller == Some(true) && owner.kind == "Pipeline") {
-        return None;
-    }
+    started_by(run)?;
     let note = |name: &str| run.annotations().get(name).cloned();
     let retries = note(labels::RUN_RETRIES).and_then(|retries| retries.parse().ok()).unwrap_or(0);
     Some((note(labels::RUN_KEY)?, note(labels::CAUSE)?, retries))

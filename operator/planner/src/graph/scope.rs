@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use trainyard_crds::condition::Reason;
 use trainyard_crds::names;
-use trainyard_crds::v1alpha1::{Container, PipelineSpec, Stage, StageKind, Training, duration_seconds};
+use trainyard_crds::v1alpha1::{Container, Input, PipelineSpec, Stage, StageKind, Training, duration_seconds};
 
 use super::defaults::effective;
 use super::needs::{Branches, Needs};
@@ -60,6 +60,7 @@ impl Scope<'_> {
                 }
             }
         }
+        let addresses = self.addresses(&stage)?;
         if let Some(when) = &when {
             self.condition(when, &stage, &mut needs)?;
         }
@@ -76,7 +77,19 @@ impl Scope<'_> {
         let grace = self.seconds(stage.grace_period.as_ref(), "gracePeriod", 0)?.unwrap_or(GRACE_SECONDS);
         let hash = hash(&stage, self.spec)?;
         let programs = programs.into_iter().map(|(_, program)| program).collect();
-        Ok(Node { stage, section: self.section, needs: needs.0, when, policy, programs, judged, timeout, grace, hash })
+        Ok(Node {
+            stage,
+            section: self.section,
+            needs: needs.0,
+            when,
+            policy,
+            programs,
+            addresses,
+            judged,
+            timeout,
+            grace,
+            hash,
+        })
     }
 
     /// A training says itself when it begins again, and its roles what their Pods need. The API server says so first.
@@ -157,6 +170,33 @@ impl Scope<'_> {
             needs.add(node, if optional { Branches::ANY } else { Branches::SUCCEEDED });
         }
         Ok(())
+    }
+
+    /// The addresses of inputs. What another stage has made says nothing in them: a program must not choose what is read with the store's
+    /// credentials.
+    fn addresses(&self, stage: &Stage) -> Result<Vec<Option<Template>>, SpecProblem> {
+        let address = |(i, input): (usize, &Input)| {
+            let (field, text) = match (&input.uri, &input.default) {
+                (Some(uri), _) => ("uri", uri),
+                (None, Some(default)) => ("default", default),
+                (None, None) => return Ok(None),
+            };
+            let path = format!("{}.inputs[{i}].{field}", self.path);
+            let template = Template::parse(text, &path)?;
+            for reference in template.references() {
+                match reference {
+                    Reference::Param(name) => self.param(name, &path)?,
+                    Reference::Run(RunField::Name | RunField::Namespace | RunField::Uid | RunField::Pipeline) => {}
+                    _ => {
+                        let message = "an address may contain $(params.NAME), $(run.name), $(run.namespace), $(run.uid) and \
+                                       $(run.pipeline) only; for what another stage has written use from";
+                        return Err(SpecProblem::new(Reason::UnknownReference, path, message));
+                    }
+                }
+            }
+            Ok(Some(template))
+        };
+        stage.inputs.iter().enumerate().map(address).collect()
     }
 
     /// The stage of `STAGE.OUTPUT`.

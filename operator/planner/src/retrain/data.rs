@@ -102,7 +102,6 @@ pub(super) fn check(data: &Data, path: &str) -> Result<(), SpecProblem> {
 /// Asks a trigger what it wants, given what a look has shown, if there was one.
 pub(super) fn ask(data: &Data, mut status: TriggerStatus, seen: Option<&SeenData>, suspended: bool) -> Wish {
     let before = status.data.take().filter(|before| before.uri == data.uri);
-    let nothing = |status| Wish { status, causes: Vec::new(), next: None };
     if suspended {
         status.data = before;
         say(
@@ -110,11 +109,11 @@ pub(super) fn ask(data: &Data, mut status: TriggerStatus, seen: Option<&SeenData
             Reason::Suspended,
             "spec.suspend is true: nobody looks, and what has changed by then starts a run",
         );
-        return nothing(status);
+        return Wish::nothing(status);
     }
     let Some(seen) = seen else {
         status.data = before;
-        return nothing(status);
+        return Wish::nothing(status);
     };
     let known = before.as_ref().map(|before| before.fingerprint.clone()).unwrap_or_default();
     let mut now = DataStatus {
@@ -129,7 +128,7 @@ pub(super) fn ask(data: &Data, mut status: TriggerStatus, seen: Option<&SeenData
         Err(message) => {
             status.data = Some(now);
             say(&mut status, Reason::FingerprintFailed, format!("{}: {message}", data.uri));
-            return nothing(status);
+            return Wish::nothing(status);
         }
     };
     let mut causes = Vec::new();
@@ -159,7 +158,7 @@ pub(super) fn ask(data: &Data, mut status: TriggerStatus, seen: Option<&SeenData
         now.bytes = i64::try_from(found.bytes).ok();
     }
     status.data = Some(now);
-    Wish { status, causes, next: None }
+    Wish { causes, ..Wish::nothing(status) }
 }
 
 /// What a trigger has seen when nothing could be started for it: it was looked at, and that must be found again.

@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::Value;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::names;
 use trainyard_crds::v1alpha1::{
     Cause, Concurrency, ModelReference, PipelineSpec, PipelineStatus, RetryFailedRevision, Revision, RevisionPhase,
-    RunPhase, TriggerStatus,
+    RunPhase, TriggerStatus, UpstreamArtifact,
 };
 
-use super::data::{SeenData, unstarted};
+use super::data::SeenData;
 use super::key::run_key;
 use super::ledger::{Ledger, end};
 use super::models::{dethroned, reigns};
-use super::triggers::{ask, quiet, say};
+use super::triggers::{Question, Wish, ask, quiet, say};
+use super::upstream::SeenUpstream;
+use super::{backfill, data, given::given, upstream};
 
 /// Most repetitions of a revision that fails.
 const RETRIES: u32 = 5;
@@ -44,6 +47,8 @@ pub struct Seen<'a> {
     pub runs: &'a BTreeMap<String, SeenRun>,
     /// What looks at data have shown, by trigger.
     pub data: &'a BTreeMap<String, SeenData>,
+    /// What has moved of other pipelines, by trigger.
+    pub upstream: &'a BTreeMap<String, SeenUpstream>,
     /// The time.
     pub now: Timestamp,
 }
@@ -66,6 +71,8 @@ pub enum SeenRun {
     Foreign,
     /// There is none.
     Missing,
+    /// There is none, and the API server has said why it will never take it.
+    Refused(String),
 }
 
 /// A run that is to be created.
@@ -83,6 +90,8 @@ pub struct NewRun {
     pub retries: u32,
     /// Versions that it promotes instead of training; empty for a run of the pipeline's stages.
     pub promotes: Vec<ModelReference>,
+    /// Values of its parameters.
+    pub params: BTreeMap<String, Value>,
 }
 
 /// What is to be done.
@@ -115,22 +124,24 @@ pub fn decide(seen: &Seen<'_>) -> Decision {
     }
     for trigger in &seen.spec.triggers {
         let prior = seen.status.triggers.iter().find(|status| status.name == trigger.name);
-        let wish = ask(seen.spec, trigger, prior, seen.data.get(&trigger.name), (suspended, seen.now));
-        decision.next_run = earlier(decision.next_run, wish.next);
-        let mut status = wish.status;
-        if !seen.runnable {
-            // Nothing is considered: when the spec is in order, all this is asked again.
-            status.considered = prior.and_then(|prior| prior.considered.clone()).or(status.considered);
-            unstarted(&mut status, prior);
-        } else if !wish.causes.is_empty() {
-            let kept = status.considered.clone();
-            for cause in wish.causes {
-                if !fire(seen, &mut ledger, &mut status, cause) {
-                    status.considered = prior.and_then(|prior| prior.considered.clone()).or(kept);
-                    unstarted(&mut status, prior);
-                    break;
-                }
-            }
+        let question = Question {
+            spec: seen.spec,
+            data: seen.data.get(&trigger.name),
+            upstream: seen.upstream.get(&trigger.name),
+            active: ledger.active_of(&trigger.name),
+            undone: ledger.get(&run_key(seen.spec, &trigger.name, &Cause::SpecChange {})).is_some_and(is_undone),
+            suspended,
+            now: seen.now,
+        };
+        let Wish { mut status, causes, upstream, next, held } = ask(trigger, prior, &question);
+        decision.next_run = earlier(decision.next_run, next);
+        backfill::tell(&mut status, ledger.ended());
+        let fired = |cause| fire(seen, &mut ledger, &mut status, (cause, upstream.clone()));
+        if !seen.runnable || !causes.into_iter().all(fired) {
+            // What was not started is wanted again when the spec is in order, or another run has ended.
+            status.considered = held;
+            data::unstarted(&mut status, prior);
+            upstream::unstarted(&mut status, prior);
         }
         decision.triggers.push(status);
     }
@@ -144,7 +155,7 @@ pub fn decide(seen: &Seen<'_>) -> Decision {
 
 /// The runs that a status says to create. It must be on record: what is created twice has one name, and what has ended is not here.
 #[must_use]
-pub fn creates(revisions: &[Revision], runs: &BTreeMap<String, SeenRun>) -> Vec<NewRun> {
+pub fn creates(spec: &PipelineSpec, revisions: &[Revision], runs: &BTreeMap<String, SeenRun>) -> Vec<NewRun> {
     let there = |run: &str| runs.get(run).is_some_and(|seen| *seen != SeenRun::Missing);
     revisions
         .iter()
@@ -157,6 +168,10 @@ pub fn creates(revisions: &[Revision], runs: &BTreeMap<String, SeenRun>) -> Vec<
             cause: entry.cause.clone(),
             retries: entry.retries,
             promotes: entry.promotes.clone(),
+            params: match entry.promotes.is_empty() {
+                true => given(spec, &entry.trigger, &entry.cause, entry.upstream.as_ref()),
+                false => BTreeMap::new(),
+            },
         })
         .collect()
 }
@@ -174,14 +189,15 @@ fn name_of(seen: &Seen<'_>, entry: &Revision) -> String {
 }
 
 /// A new entry for a cause.
-fn entry(seen: &Seen<'_>, trigger: &str, cause: Cause) -> Revision {
-    let key = run_key(seen.spec, &cause);
+fn entry(seen: &Seen<'_>, trigger: &str, (cause, upstream): (Cause, Option<UpstreamArtifact>)) -> Revision {
+    let key = run_key(seen.spec, trigger, &cause);
     Revision {
         run: names::triggered_run(seen.name, &key, 0),
         key,
         retries: 0,
         rollbacks: 0,
         promotes: Vec::new(),
+        upstream,
         trigger: trigger.to_owned(),
         cause,
         phase: RevisionPhase::Queued,
@@ -194,35 +210,66 @@ fn entry(seen: &Seen<'_>, trigger: &str, cause: Cause) -> Revision {
 
 /// What waits is started by the spec as it is, not as it was when it was put there.
 fn renew(seen: &Seen<'_>, ledger: &mut Ledger) {
+    let current = |entry: &Revision| entry.key == run_key(seen.spec, &entry.trigger, &entry.cause);
     let stale: Vec<Revision> = ledger
         .entries
         .iter()
         .filter(|entry| match entry.phase {
-            RevisionPhase::Queued => entry.key != run_key(seen.spec, &entry.cause),
+            RevisionPhase::Queued => is_gone(seen, entry) || !current(entry),
             // Its run found another spec than it was started for, and did nothing.
             RevisionPhase::Superseded => {
-                entry.cause != Cause::SpecChange {}
-                    && ledger.of_cause(&entry.cause).is_some_and(|newest| newest.key == entry.key)
-                    && seen.status.revisions.iter().any(|known| known.key == entry.key && !known.phase.is_terminal())
+                let newest = || ledger.of_cause(&entry.cause).is_some_and(|newest| newest.key == entry.key);
+                !is_gone(seen, entry)
+                    && if entry.cause == (Cause::SpecChange {}) { current(entry) } else { newest() }
+                    && ledger.ended().any(|ended| ended.key == entry.key)
             }
             _ => false,
         })
         .cloned()
         .collect();
     for old in stale.into_iter().rev() {
-        if old.cause == (Cause::SpecChange {}) {
+        let gone = is_gone(seen, &old);
+        if gone || (old.cause == Cause::SpecChange {} && !current(&old)) {
+            let words = if gone { "its trigger is not in the spec any more" } else { "the spec was changed again" };
             let known = ledger.entries.iter_mut().filter(|entry| entry.key == old.key);
-            known.for_each(|entry| end(entry, RevisionPhase::Superseded, ("", "the spec was changed again"), seen.now));
+            known.for_each(|entry| end(entry, RevisionPhase::Superseded, ("", words), seen.now));
             continue;
         }
         if old.phase == RevisionPhase::Queued {
             ledger.entries.retain(|entry| entry.key != old.key);
         }
-        let new = entry(seen, &old.trigger, old.cause);
-        if ledger.get(&new.key).is_none() {
-            ledger.put(new);
+        let mut new = entry(seen, &old.trigger, (old.cause, old.upstream));
+        match ledger.get(&new.key) {
+            None => {}
+            // The spec has returned to what it was started for. Its run has ended, so there is another one.
+            Some(known) if known.phase == RevisionPhase::Superseded => {
+                new = known.clone();
+                repeat(seen, &mut new);
+            }
+            Some(_) => continue,
         }
+        ledger.put(new);
     }
+}
+
+/// Whether the run of an entry found another spec than it was started for, and did nothing.
+fn is_undone(entry: &Revision) -> bool {
+    entry.phase == RevisionPhase::Superseded && entry.reason == Reason::Superseded.as_str()
+}
+
+/// Has an entry run again, by a run of another name.
+fn repeat(seen: &Seen<'_>, entry: &mut Revision) {
+    entry.retries = entry.retries.saturating_add(1);
+    entry.run = name_of(seen, entry);
+    entry.phase = RevisionPhase::Queued;
+    entry.reason.clear();
+    entry.message.clear();
+    entry.completed = None;
+}
+
+/// Whether the trigger of an entry was taken out of the spec.
+fn is_gone(seen: &Seen<'_>, entry: &Revision) -> bool {
+    !entry.trigger.is_empty() && !seen.spec.triggers.iter().any(|trigger| trigger.name == entry.trigger)
 }
 
 /// Has revisions that failed run again, as far as the spec asks for it. Returns when the next one is due.
@@ -231,8 +278,9 @@ fn retry(seen: &Seen<'_>, ledger: &mut Ledger) -> Option<Timestamp> {
         return None;
     }
     // Only the newest entry: what came later has taken the place of the others.
-    let newest = ledger.entries.first_mut()?;
-    let current = newest.key == run_key(seen.spec, &newest.cause) && newest.reason != Reason::AlreadyRun.as_str();
+    let newest = ledger.entries.iter_mut().find(|entry| !backfill::is_of(entry))?;
+    let current = newest.key == run_key(seen.spec, &newest.trigger, &newest.cause)
+        && newest.reason != Reason::AlreadyRun.as_str();
     if newest.phase != RevisionPhase::Failed || !current || newest.retries >= RETRIES {
         return None;
     }
@@ -241,12 +289,7 @@ fn retry(seen: &Seen<'_>, ledger: &mut Ledger) -> Option<Timestamp> {
     if due > seen.now {
         return Some(due);
     }
-    newest.retries += 1;
-    newest.run = name_of(seen, newest);
-    newest.phase = RevisionPhase::Queued;
-    newest.reason.clear();
-    newest.message.clear();
-    newest.completed = None;
+    repeat(seen, newest);
     None
 }
 
@@ -258,19 +301,30 @@ fn request(seen: &Seen<'_>, ledger: &mut Ledger, decision: &mut Decision) {
         return;
     }
     decision.request = Some(value.to_owned());
-    let new = entry(seen, "", Cause::Request { value: value.to_owned() });
+    let new = entry(seen, "", (Cause::Request { value: value.to_owned() }, None));
     if ledger.of_cause(&new.cause).is_none() {
         ledger.put(new);
     }
 }
 
 /// Puts what a trigger wants to start into the ledger, unless it is there. Returns whether that is settled.
-fn fire(seen: &Seen<'_>, ledger: &mut Ledger, status: &mut TriggerStatus, cause: Cause) -> bool {
+fn fire(
+    seen: &Seen<'_>,
+    ledger: &mut Ledger,
+    status: &mut TriggerStatus,
+    (cause, upstream): (Cause, Option<UpstreamArtifact>),
+) -> bool {
     let by_spec = cause == Cause::SpecChange {};
-    let mut new = entry(seen, &status.name, cause);
+    let filled = matches!(cause, Cause::Backfill { .. });
+    let mut new = entry(seen, &status.name, (cause, upstream));
     // Of the same data another spec makes something else.
-    let by_key = by_spec || matches!(new.cause, Cause::Data { .. });
+    let by_key = by_spec || filled || matches!(new.cause, Cause::Data { .. } | Cause::Upstream { .. });
     let known = if by_key { ledger.get(&new.key) } else { ledger.of_cause(&new.cause) };
+    if let Some(known) = known.filter(|known| by_spec && is_undone(known)) {
+        // Its run is there, and has ended.
+        new.retries = known.retries;
+        repeat(seen, &mut new);
+    }
     match known.map(|known| (known.phase, known.run.clone())) {
         Some((RevisionPhase::Queued | RevisionPhase::Starting | RevisionPhase::Running, _)) => {
             status.key = new.key;
@@ -288,6 +342,12 @@ fn fire(seen: &Seen<'_>, ledger: &mut Ledger, status: &mut TriggerStatus, cause:
         }
         // What was not run because of another one is run now that it is wanted again.
         Some((RevisionPhase::Superseded | RevisionPhase::Skipped, _)) if by_spec => {}
+        // A pass through the range that was begun anew counts what is there.
+        Some(_) if filled => {
+            status.key = new.key;
+            backfill::tell(status, ledger.get(&status.key));
+            return true;
+        }
         Some((phase, run)) => {
             status.key = new.key;
             let message = match phase {
@@ -315,7 +375,7 @@ fn fire(seen: &Seen<'_>, ledger: &mut Ledger, status: &mut TriggerStatus, cause:
         None if by_spec => promote(seen, &mut new),
         None => {}
     }
-    let busy = ledger.entries.iter().any(|entry| !entry.phase.is_terminal());
+    let busy = !filled && ledger.unfinished().next().is_some();
     let forbidden = busy && seen.spec.concurrency.unwrap_or_default() == Concurrency::Forbid;
     if !ledger.has_room() || (forbidden && by_spec) {
         say(status, Reason::PipelineBusy, "another run of a trigger is active: this one starts when that has ended");
@@ -371,12 +431,14 @@ fn start(seen: &Seen<'_>, ledger: &mut Ledger) -> Vec<String> {
     let policy = seen.spec.concurrency.unwrap_or_default();
     let active: Vec<String> = ledger.active().map(|entry| entry.run.clone()).collect();
     let now = seen.now;
-    let mut queued = ledger.queued();
-    let newest = queued.pop();
     let starts = |entry: &mut Revision| {
         entry.phase = RevisionPhase::Starting;
         entry.message.clear();
     };
+    // No more of a backfill wait than may be active.
+    let (filled, mut queued): (Vec<_>, Vec<_>) = ledger.queued().into_iter().partition(|entry| backfill::is_of(entry));
+    filled.into_iter().for_each(starts);
+    let newest = queued.pop();
     match policy {
         Concurrency::Allow => queued.into_iter().chain(newest).for_each(starts),
         Concurrency::Forbid => {

@@ -5,19 +5,25 @@ use sha2::{Digest, Sha256};
 use trainyard_crds::v1alpha1::{Cause, PipelineSpec};
 
 /// SHA-256, as 64 hexadecimal digits, over canonical JSON (RFC 8785) of the part of the spec that can change a result, its
-/// `rerunToken`, and the cause.
+/// `rerunToken`, the cause, and the parameters that the trigger of this name gives, if it gives any.
 ///
-/// What is not in it can be changed without another run: triggers, concurrency, suspend, retention and retryFailedRevision; descriptions; retry,
+/// What is not in it can be changed without another run: all else of triggers, concurrency, suspend, retention, deletionPolicy and
+/// retryFailedRevision; descriptions; retry,
 /// timeout, gracePeriod, parallel and resources; of a Pod all but its volumes; the store's credentials; of a training what keeps it
 /// alive (checkpoint, restart, startTimeout, stallTimeout, port); of an approval what is asked and for how long. The order of what has a name does not matter, nor where an image is
 /// said, nor whether what is the default is said.
 #[must_use]
-pub fn run_key(spec: &PipelineSpec, cause: &Cause) -> String {
-    let content = json!({
+pub fn run_key(spec: &PipelineSpec, trigger: &str, cause: &Cause) -> String {
+    let mut content = json!({
         "spec": relevant(spec),
         "rerunToken": spec.rerun_token.as_deref().unwrap_or_default(),
         "cause": cause,
     });
+    let trigger = spec.triggers.iter().find(|known| known.name == trigger);
+    // As they are written: what they become follows from the cause.
+    if let Some(params) = trigger.map(|trigger| &trigger.params).filter(|params| !params.is_empty()) {
+        content["params"] = json!(params);
+    }
     // Of a JSON value this cannot fail; if it did, all specs would have the key of nothing, and none would run twice.
     let canonical = serde_json_canonicalizer::to_vec(&content).unwrap_or_default();
     Sha256::digest(canonical).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -25,7 +31,7 @@ pub fn run_key(spec: &PipelineSpec, cause: &Cause) -> String {
 
 /// Fields of a spec that say when and how it is run, and not what. A field that is not named here, such as a new one, is in the key: a
 /// run too many is better than one that is missing.
-const OF_THE_PIPELINE: [&str; 10] = [
+const OF_THE_PIPELINE: [&str; 11] = [
     "description",
     "parallel",
     "defaults",
@@ -35,6 +41,7 @@ const OF_THE_PIPELINE: [&str; 10] = [
     "rerunToken",
     "suspend",
     "retention",
+    "deletionPolicy",
     "store",
 ];
 const OF_A_STAGE: [&str; 3] = ["retry", "timeout", "gracePeriod"];

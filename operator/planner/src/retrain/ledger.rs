@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::v1alpha1::{Cause, Revision, RevisionPhase, RunPhase};
 
+use super::backfill;
 use super::decide::{Seen, SeenRun};
 
 /// Entries that are kept.
@@ -19,16 +20,32 @@ pub fn unsettled(revisions: &[Revision]) -> impl Iterator<Item = &str> {
 /// The entries, the newest first, while it is decided what becomes of them.
 pub(super) struct Ledger {
     pub(super) entries: Vec<Revision>,
+    /// Keys of those that have ended since the status was written.
+    ended: Vec<String>,
 }
 
 impl Ledger {
     /// The entries of the status, as far as the runs have come since.
     pub(super) fn new(seen: &Seen<'_>) -> Self {
         let mut entries = seen.status.revisions.clone();
-        for entry in &mut entries {
+        let mut ended = Vec::new();
+        for entry in entries.iter_mut().filter(|entry| !entry.phase.is_terminal()) {
             follow(entry, seen.runs.get(&entry.run), seen.now);
+            if entry.phase.is_terminal() {
+                ended.push(entry.key.clone());
+            }
         }
-        Self { entries }
+        Self { entries, ended }
+    }
+
+    /// Those that have ended since the status was written, and do not run again.
+    pub(super) fn ended(&self) -> impl Iterator<Item = &Revision> {
+        self.entries.iter().filter(|entry| entry.phase.is_terminal() && self.ended.contains(&entry.key))
+    }
+
+    /// How many of a trigger have not ended.
+    pub(super) fn active_of(&self, trigger: &str) -> usize {
+        self.entries.iter().filter(|entry| entry.trigger == trigger && !entry.phase.is_terminal()).count()
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Revision> {
@@ -40,8 +57,15 @@ impl Ledger {
         self.entries.iter().find(|entry| entry.cause == *cause)
     }
 
+    /// Those whose runs are active, backfills apart.
     pub(super) fn active(&self) -> impl Iterator<Item = &Revision> {
-        self.entries.iter().filter(|entry| matches!(entry.phase, RevisionPhase::Starting | RevisionPhase::Running))
+        let active = |entry: &&Revision| matches!(entry.phase, RevisionPhase::Starting | RevisionPhase::Running);
+        self.entries.iter().filter(active).filter(|entry| !backfill::is_of(entry))
+    }
+
+    /// Those that have not ended, backfills apart.
+    pub(super) fn unfinished(&self) -> impl Iterator<Item = &Revision> {
+        self.entries.iter().filter(|entry| !entry.phase.is_terminal() && !backfill::is_of(entry))
     }
 
     /// Those that wait, the oldest first.
@@ -60,10 +84,12 @@ impl Ledger {
         self.entries.insert(0, entry);
     }
 
-    /// The entries that are kept: all that have not ended, and the newest of the others.
+    /// The entries that are kept: all that have not ended, and the newest of the others. Backfills go first: how far they are is known.
     pub(super) fn done(mut self) -> Vec<Revision> {
         while self.entries.len() > KEPT {
-            let Some(oldest) = self.entries.iter().rposition(|entry| entry.phase.is_terminal()) else { break };
+            let ended = |entry: &Revision| entry.phase.is_terminal();
+            let filled = self.entries.iter().rposition(|entry| ended(entry) && backfill::is_of(entry));
+            let Some(oldest) = filled.or_else(|| self.entries.iter().rposition(ended)) else { break };
             self.entries.remove(oldest);
         }
         self.entries
@@ -112,6 +138,11 @@ fn follow(entry: &mut Revision, run: Option<&SeenRun>, now: Timestamp) {
                 entry.run
             );
             end(entry, RevisionPhase::Failed, (Reason::NameCollision.as_str(), message), now);
+        }
+        (RevisionPhase::Starting, Some(SeenRun::Refused(message))) => {
+            let message =
+                format!("the API server refuses the run: {message}; when that is mended, set another rerunToken");
+            end(entry, RevisionPhase::Failed, (Reason::RunRefused.as_str(), message), now);
         }
         (RevisionPhase::Running, Some(SeenRun::Missing)) => {
             let message = "the run was deleted before its end: set another rerunToken to run it again";

@@ -3,12 +3,13 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use trainyard_crds::condition::Reason;
-use trainyard_crds::v1alpha1::{Cause, PipelineSpec, Schedule, Trigger, TriggerKind, TriggerStatus};
+use trainyard_crds::v1alpha1::{Cause, PipelineSpec, Schedule, Trigger, TriggerKind, TriggerStatus, UpstreamArtifact};
 
 use super::data::{self, SeenData};
 use super::instants::Clock;
 use super::key::run_key;
-use super::retention;
+use super::upstream::{self, SeenUpstream};
+use super::{backfill, given, retention};
 use crate::SpecProblem;
 
 /// What is wrong with the triggers and the retention of a pipeline.
@@ -18,15 +19,18 @@ use crate::SpecProblem;
 pub fn check(spec: &PipelineSpec) -> Result<(), SpecProblem> {
     retention::check(spec)?;
     for (index, trigger) in spec.triggers.iter().enumerate() {
+        let path = format!("spec.triggers[{index}]");
         match &trigger.kind {
-            TriggerKind::SpecChange(_) => {}
+            TriggerKind::SpecChange(_) | TriggerKind::Upstream(_) => {}
             TriggerKind::Schedule(schedule) => {
                 if let Err((reason, message)) = Clock::new(schedule) {
-                    return Err(SpecProblem::new(reason, format!("spec.triggers[{index}].schedule"), message));
+                    return Err(SpecProblem::new(reason, format!("{path}.schedule"), message));
                 }
             }
-            TriggerKind::Data(watched) => data::check(watched, &format!("spec.triggers[{index}].data"))?,
+            TriggerKind::Data(watched) => data::check(watched, &format!("{path}.data"))?,
+            TriggerKind::Backfill(range) => backfill::check(range, &format!("{path}.backfill"))?,
         }
+        given::check(spec, trigger, &path)?;
     }
     Ok(())
 }
@@ -37,22 +41,46 @@ pub(super) struct Wish {
     pub(super) status: TriggerStatus,
     /// What it wants to start, the oldest first.
     pub(super) causes: Vec<Cause>,
+    /// What it wants to start is about this output.
+    pub(super) upstream: Option<UpstreamArtifact>,
     /// When it must be asked again.
     pub(super) next: Option<Timestamp>,
+    /// Up to when its instants have been dealt with if nothing can be started.
+    pub(super) held: Option<Time>,
+}
+
+impl Wish {
+    /// It wants nothing.
+    pub(super) fn nothing(status: TriggerStatus) -> Self {
+        let held = status.considered.clone();
+        Self { status, causes: Vec::new(), upstream: None, next: None, held }
+    }
+}
+
+/// What triggers are asked about.
+pub(super) struct Question<'a> {
+    pub(super) spec: &'a PipelineSpec,
+    pub(super) data: Option<&'a SeenData>,
+    pub(super) upstream: Option<&'a SeenUpstream>,
+    /// How many of its runs have not ended.
+    pub(super) active: usize,
+    /// Whether the run of this spec found another one when it began, and so did nothing.
+    pub(super) undone: bool,
+    pub(super) suspended: bool,
+    pub(super) now: Timestamp,
 }
 
 /// Asks a trigger.
-pub(super) fn ask(
-    spec: &PipelineSpec,
-    trigger: &Trigger,
-    prior: Option<&TriggerStatus>,
-    seen: Option<&SeenData>,
-    (suspended, now): (bool, Timestamp),
-) -> Wish {
+pub(super) fn ask(trigger: &Trigger, prior: Option<&TriggerStatus>, question: &Question<'_>) -> Wish {
+    let Question { spec, suspended, now, .. } = *question;
     let mut status = TriggerStatus { name: trigger.name.clone(), next: None, ..prior.cloned().unwrap_or_default() };
     // Why it started nothing is said until it starts something; what held it back, until it does not any more.
-    // Of data it is found again only when it is looked at again.
-    let looked = seen.is_some() || !matches!(trigger.kind, TriggerKind::Data(_));
+    // Of data and of other pipelines it is found again only when these are looked at again.
+    let looked = match &trigger.kind {
+        TriggerKind::Data(_) => question.data.is_some(),
+        TriggerKind::Upstream(_) => question.upstream.is_some(),
+        _ => true,
+    };
     let busy = status.reason == Reason::PipelineBusy.as_str();
     if HOLDS.iter().any(|hold| hold.as_str() == status.reason) && (looked || !busy) {
         quiet(&mut status);
@@ -60,7 +88,7 @@ pub(super) fn ask(
     match &trigger.kind {
         TriggerKind::SpecChange(_) => {
             let cause = Cause::SpecChange {};
-            let changed = status.key != run_key(spec, &cause);
+            let changed = question.undone || status.key != run_key(spec, &trigger.name, &cause);
             if suspended && changed {
                 say(
                     &mut status,
@@ -69,10 +97,14 @@ pub(super) fn ask(
                 );
             }
             let causes = if changed && !suspended { vec![cause] } else { Vec::new() };
-            Wish { status, causes, next: None }
+            Wish { causes, ..Wish::nothing(status) }
         }
         TriggerKind::Schedule(schedule) => ask_clock(schedule, status, suspended, now),
-        TriggerKind::Data(watched) => data::ask(watched, status, seen, suspended),
+        TriggerKind::Data(watched) => data::ask(watched, status, question.data, suspended),
+        TriggerKind::Upstream(watched) => upstream::ask(watched, status, question.upstream, suspended),
+        TriggerKind::Backfill(range) => {
+            backfill::ask(range, status, spec.rerun_token.as_deref(), question.active, (suspended, now))
+        }
     }
 }
 
@@ -96,7 +128,7 @@ fn ask_clock(schedule: &Schedule, mut status: TriggerStatus, suspended: bool, no
         Ok(clock) => clock,
         Err((reason, message)) => {
             say(&mut status, reason, message);
-            return Wish { status, causes: Vec::new(), next: None };
+            return Wish::nothing(status);
         }
     };
     let words = format!("{} {}", schedule.cron, schedule.time_zone.as_deref().unwrap_or("UTC"));
@@ -110,12 +142,13 @@ fn ask_clock(schedule: &Schedule, mut status: TriggerStatus, suspended: bool, no
         // It begins anew when it goes on.
         (status.considered, status.next) = (None, None);
         say(&mut status, Reason::Suspended, "spec.suspend is true: instants that pass meanwhile start nothing");
-        return Wish { status, causes: Vec::new(), next: None };
+        return Wish::nothing(status);
     }
     let Some(since) = since else {
         status.considered = Some(Time(whole_seconds(now)));
-        return Wish { status, causes: Vec::new(), next };
+        return Wish { next, ..Wish::nothing(status) };
     };
+    let held = status.considered.clone();
     let due = clock.due(since, now);
     if let Some(last) = due.instants.last() {
         status.considered = Some(Time(*last));
@@ -125,7 +158,7 @@ fn ask_clock(schedule: &Schedule, mut status: TriggerStatus, suspended: bool, no
         say(&mut status, Reason::MissedRuns, "instants passed while nobody looked, and missedRuns leaves them out");
     }
     let causes = due.instants.into_iter().map(|instant| Cause::Schedule { instant: Time(instant) }).collect();
-    Wish { status, causes, next }
+    Wish { causes, next, held, ..Wish::nothing(status) }
 }
 
 fn whole_seconds(time: Timestamp) -> Timestamp {

@@ -59,7 +59,7 @@ fn whole() -> Value {
 
 fn key(spec: &Value) -> String {
     let spec: PipelineSpec = serde_json::from_value(spec.clone()).unwrap();
-    run_key(&spec, &Cause::SpecChange {})
+    run_key(&spec, "", &Cause::SpecChange {})
 }
 
 /// The key after each of these changes: a path, and what stands there (null: nothing).
@@ -119,6 +119,7 @@ fn what_says_when_and_how_it_runs_is_not_in_the_key() {
         ("/stages/3/approval/timeout", json!("1h")),
         ("/triggers", Value::Null),
         ("/retention", json!({"succeeded": 3})),
+        ("/deletionPolicy", json!({"runs": "Orphan"})),
         ("/concurrency", json!("Allow")),
         ("/retryFailedRevision", Value::Null),
         ("/suspend", json!(false)),
@@ -197,15 +198,41 @@ fn each_cause_has_its_key() {
     let instant =
         |text: &str| Cause::Schedule { instant: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time(text)) };
     let request = |value: &str| Cause::Request { value: value.into() };
+    let output = |pipeline: &str, output: &str, digest: &str| Cause::Upstream {
+        pipeline: pipeline.into(),
+        output: output.into(),
+        digest: digest.into(),
+    };
     let causes = [
         Cause::SpecChange {},
         instant("2026-01-01T00:00:00Z"),
         instant("2026-01-01T00:01:00Z"),
         request("a"),
         request("b"),
+        Cause::Backfill { instant: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time("2026-01-01T00:00:00Z")) },
+        output("clean", "table", "sha256:a"),
+        output("other", "table", "sha256:a"),
+        output("clean", "other", "sha256:a"),
+        output("clean", "table", "sha256:b"),
     ];
-    let keys: BTreeSet<String> = causes.iter().map(|cause| run_key(&spec, cause)).collect();
+    let keys: BTreeSet<String> = causes.iter().map(|cause| run_key(&spec, "", cause)).collect();
     assert_eq!(keys.len(), causes.len());
+}
+
+#[test]
+fn what_a_trigger_gives_its_runs_is_in_their_key_as_it_is_written() {
+    let with = |params: Value| -> PipelineSpec {
+        let mut spec = whole();
+        spec["triggers"] = json!([{"name": "git", "specChange": {}, "params": params}, {"name": "other", "params": {"rate": 9},
+            "schedule": {"cron": "0 3 * * *"}}]);
+        serde_json::from_value(spec).unwrap()
+    };
+    let key = |params: Value| run_key(&with(params), "git", &Cause::SpecChange {});
+    let same = run_key(&with(json!({})), "", &Cause::SpecChange {});
+    assert_eq!(key(json!({})), same, "of a trigger that gives nothing it is as if there were none");
+    let keys: BTreeSet<String> =
+        [json!({"rate": 0.1}), json!({"rate": 0.2}), json!({"text": "$(trigger.name)"}), json!({})].map(key).into();
+    assert_eq!(keys.len(), 4);
 }
 
 /// It is in the names of runs and in ledgers of clusters that exist: another release must find the same.

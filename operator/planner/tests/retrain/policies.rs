@@ -234,3 +234,53 @@ fn the_ledger_has_a_bound_and_never_forgets_what_goes_on() {
     world.settle();
     assert_eq!((world.phases().len(), world.phases()[0]), (20, Running));
 }
+
+#[test]
+fn a_run_that_the_api_server_refuses_for_good_is_a_failure_that_says_why() {
+    let mut world = World::new(json!({"triggers": [{"name": "git", "specChange": {}}]}));
+    world.write();
+    let new = world.to_create();
+    world.refused.insert(new[0].name.clone(), "a policy says no".into());
+    world.settle();
+    let entry = world.newest();
+    assert_eq!((entry.phase, entry.reason.as_str()), (RevisionPhase::Failed, "RunRefused"));
+    assert_eq!(
+        entry.message,
+        "the API server refuses the run: a policy says no; when that is mended, set another rerunToken"
+    );
+    // Another spec is another attempt.
+    rate(&mut world.spec, 0.9);
+    world.settle();
+    assert_eq!(world.trained.len(), 1);
+}
+
+#[test]
+fn a_spec_that_returns_before_its_run_was_accepted_is_run() {
+    let mut world = git(json!({}));
+    world.write();
+    let first = world.to_create();
+    // The run comes while the spec is another one, and does nothing; then the spec is as it was.
+    rate(&mut world.spec, 0.9);
+    first.into_iter().for_each(|new| world.create(new));
+    world.accept();
+    rate(&mut world.spec, 0.5);
+    world.settle();
+    world.end(RunPhase::Succeeded);
+    world.settle();
+    assert_eq!((world.trained.len(), world.newest().phase, world.newest().retries), (1, Succeeded, 1));
+}
+
+#[test]
+fn an_instant_whose_run_found_another_spec_is_run_also_when_that_returns() {
+    let mut world = World::new(json!({"triggers": [{"name": "hourly", "schedule": {"cron": "0 * * * *"}}]}));
+    world.settle();
+    world.pass(3600);
+    world.write();
+    let first = world.to_create();
+    rate(&mut world.spec, 0.9);
+    first.into_iter().for_each(|new| world.create(new));
+    world.accept();
+    rate(&mut world.spec, 0.5);
+    world.settle();
+    assert_eq!(world.trained.len(), 1);
+}

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use trainyard_crds::v1alpha1::{
     Cause, ModelReference, PipelineSpec, PipelineStatus, Revision, RevisionPhase, RunPhase, TriggerStatus,
 };
-use trainyard_planner::retrain::{NewRun, Seen, SeenData, SeenRun, creates, decide, run_key, unsettled};
+use trainyard_planner::retrain::{NewRun, Seen, SeenData, SeenRun, SeenUpstream, creates, decide, run_key, unsettled};
 
 /// A spec with two stages and these fields more.
 pub fn spec(more: Value) -> PipelineSpec {
@@ -39,7 +39,9 @@ pub fn time(text: &str) -> Timestamp {
 #[derive(Clone, Debug)]
 pub struct Run {
     pub key: String,
+    pub trigger: String,
     pub cause: Cause,
+    pub params: BTreeMap<String, Value>,
     pub phase: RunPhase,
     pub reason: String,
     /// Whether it was accepted, and so did something.
@@ -57,6 +59,10 @@ pub struct World {
     pub runs: BTreeMap<String, Run>,
     /// What looks at data show, by trigger.
     pub data: BTreeMap<String, SeenData>,
+    /// What has moved of other pipelines, by trigger.
+    pub upstream: BTreeMap<String, SeenUpstream>,
+    /// Names of runs that the API server refuses.
+    pub refused: BTreeMap<String, String>,
     /// Names of every run that ever was accepted, with what it ran by.
     pub trained: Vec<(String, Cause)>,
     pub created: Vec<String>,
@@ -74,6 +80,8 @@ impl World {
             now: time("2026-03-01T00:00:00Z"),
             runs: BTreeMap::new(),
             data: BTreeMap::new(),
+            upstream: BTreeMap::new(),
+            refused: BTreeMap::new(),
             trained: Vec::new(),
             created: Vec::new(),
             cancelled: BTreeSet::new(),
@@ -83,7 +91,7 @@ impl World {
 
     fn seen(&self) -> BTreeMap<String, SeenRun> {
         let look = |name: &str| match self.runs.get(name) {
-            None => SeenRun::Missing,
+            None => self.refused.get(name).cloned().map_or(SeenRun::Missing, SeenRun::Refused),
             Some(run) => {
                 let ours = self.status.revisions.iter().any(|entry| entry.run == name && entry.key == run.key);
                 if ours {
@@ -112,6 +120,7 @@ impl World {
             runnable: self.runnable,
             runs: &runs,
             data: &self.data,
+            upstream: &self.upstream,
             now: self.now,
         });
         let before = self.status.clone();
@@ -124,7 +133,7 @@ impl World {
     }
 
     pub fn to_create(&self) -> Vec<NewRun> {
-        creates(&self.status.revisions, &self.seen())
+        creates(&self.spec, &self.status.revisions, &self.seen())
     }
 
     /// Creates a run, unless there is one of its name.
@@ -135,7 +144,9 @@ impl World {
         self.created.push(new.name.clone());
         let run = Run {
             key: new.key,
+            trigger: new.trigger,
             cause: new.cause,
+            params: new.params,
             phase: RunPhase::Pending,
             reason: String::new(),
             trained: false,
@@ -150,7 +161,7 @@ impl World {
             if run.phase != RunPhase::Pending {
                 continue;
             }
-            if run_key(&self.spec, &run.cause) == run.key {
+            if run_key(&self.spec, &run.trigger, &run.cause) == run.key {
                 run.phase = RunPhase::Running;
                 if run.promotes.is_empty() {
                     run.trained = true;

@@ -1,0 +1,85 @@
+//! `deletionPolicy`: whether the runs that triggers have started go with their Pipeline. No finalizer: those that go have it as their
+//! owner, and those that stay have its UID in a label.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
+use trainyard_crds::labels;
+use trainyard_crds::v1alpha1::{Pipeline, PipelineRun, RunDeletion};
+use trainyard_planner::{Note, NoteKind};
+
+use crate::apply::{WriteError, Writer};
+use crate::context::Context;
+
+/// Whether runs stay when the Pipeline goes.
+pub(super) fn outlive(pipeline: &Pipeline) -> bool {
+    pipeline.spec.deletion_policy.as_ref().and_then(|policy| policy.runs) == Some(RunDeletion::Orphan)
+}
+
+/// The Pipeline as the owner of a run.
+pub(super) fn owner(pipeline: &Pipeline) -> OwnerReference {
+    let mut owner = pipeline.controller_owner_ref(&()).unwrap_or_default();
+    owner.block_owner_deletion = Some(false);
+    owner
+}
+
+/// UID of the Pipeline whose trigger, or annotation, has started a run; `None` of a run that somebody created.
+pub(crate) fn started_by(run: &PipelineRun) -> Option<&str> {
+    let owner = run.owner_references().iter().find(|owner| owner.controller == Some(true) && owner.kind == "Pipeline");
+    owner.map(|owner| owner.uid.as_str()).or_else(|| run.labels().get(labels::PIPELINE_UID).map(String::as_str))
+}
+
+/// Has the runs that there are follow the policy of a Pipeline, once for each of its generations. Where it says nothing they stay as they
+/// were started. What does not succeed is told and tried again, and all else that the Pipeline does goes on.
+pub(super) async fn follow_policy(context: &Context, writer: &Writer, pipeline: &Pipeline) {
+    if pipeline.spec.deletion_policy.as_ref().and_then(|policy| policy.runs).is_none() {
+        return;
+    }
+    let (uid, generation) = (pipeline.uid().unwrap_or_default(), pipeline.metadata.generation.unwrap_or_default());
+    if context.memory.followed(&uid) == Some(generation) {
+        return;
+    }
+    match follow(writer, pipeline, &uid).await {
+        Ok(()) => context.memory.follows(&uid, generation),
+        Err(error) => {
+            let message =
+                format!("deletionPolicy is not yet followed by runs that are there, and it is tried again: {error}");
+            context.events.note(pipeline, Note { kind: NoteKind::Warning, reason: "DeletionPolicyFailed", message });
+        }
+    }
+}
+
+async fn follow(writer: &Writer, pipeline: &Pipeline, uid: &str) -> Result<(), WriteError> {
+    let namespace = pipeline.namespace().unwrap_or_default();
+    let label = format!("{}={}", labels::PIPELINE, labels::value(&pipeline.name_any()));
+    let stay = outlive(pipeline);
+    for run in writer.list_runs(&namespace, &label).await? {
+        let owned = !run.owner_references().is_empty();
+        if started_by(&run) == Some(uid) && owned == stay {
+            writer.own_run(&run, uid, (!stay).then(|| owner(pipeline)).as_ref()).await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn who_started_a_run_is_its_controller_or_in_its_label() {
+        let run = |metadata: Value| -> PipelineRun {
+            let run = json!({"apiVersion": "trainyard.dev/v1alpha1", "kind": "PipelineRun", "metadata": metadata, "spec": {}});
+            serde_json::from_value(run).unwrap()
+        };
+        let owner = |controller: bool, kind: &str| {
+            json!([{"apiVersion": "trainyard.dev/v1alpha1", "kind": kind, "name": "iris", "uid": "u",
+            "controller": controller}])
+        };
+        assert_eq!(started_by(&run(json!({"ownerReferences": owner(true, "Pipeline")}))), Some("u"));
+        assert_eq!(started_by(&run(json!({"labels": {"trainyard.dev/pipeline-uid": "u"}}))), Some("u"));
+        assert_eq!(started_by(&run(json!({"ownerReferences": owner(false, "Pipeline")}))), None);
+        assert_eq!(started_by(&run(json!({"ownerReferences": owner(true, "Application")}))), None);
+        assert_eq!(started_by(&run(json!({}))), None);
+    }
+}
