@@ -241,6 +241,21 @@ fn a_uri_is_an_object_or_everything_below_a_prefix() {
 }
 
 #[test]
+fn what_a_stage_has_written_is_checked_also_by_its_address() {
+    let world = world();
+    let uri = |path: &str| InputSource::Uri(format!("{}/{}/{path}", world.store.uri, prefix("a")));
+    let step = world.shell("b", 1, "cat $TRAINYARD_IN_I").input("i", uri("1/f/"));
+    assert_eq!(step.run().ended(Outcome::Succeeded).stdout, "file\n", "a file, as it is to a stage of its run");
+    std::fs::write(world.path(&format!("{}/1/f/f", prefix("a"))), "FILE\n").unwrap();
+    refused(world.shell("c", 1, "echo ran").input("i", uri("1/f/")), Outcome::ArtifactCorrupt, "digest");
+    // Of an attempt that was not committed nothing is known.
+    std::fs::create_dir_all(world.path(&format!("{}/2/f", prefix("a")))).unwrap();
+    std::fs::write(world.path(&format!("{}/2/f/f", prefix("a"))), "other\n").unwrap();
+    let step = world.shell("d", 1, "cat $TRAINYARD_IN_I/f").input("i", uri("2/f/"));
+    assert_eq!(step.run().ended(Outcome::Succeeded).stdout, "other\n");
+}
+
+#[test]
 fn a_big_directory_with_odd_names_goes_both_ways() {
     let world = World::new();
     let script = r##"import os

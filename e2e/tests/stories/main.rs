@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a story stops at what it did not expect")]
 
+mod chains;
 mod control;
 mod failure;
 mod frameworks;

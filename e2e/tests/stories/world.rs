@@ -84,6 +84,12 @@ impl Story {
             .to_string()
     }
 
+    /// Whether the API server would not take this.
+    pub(crate) fn refuses(&self, yaml: &str) -> bool {
+        let create = ["create", "--dry-run=server", "--filename", "-"];
+        command::input(cluster().kubectl().args(["--namespace", &self.namespace]).args(create), yaml).is_err()
+    }
+
     pub(crate) fn apply(&self, yaml: &str) {
         command::input(cluster().kubectl().args(["--namespace", &self.namespace, "apply", "--filename", "-"]), yaml)
             .unwrap();

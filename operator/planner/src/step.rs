@@ -293,13 +293,16 @@ impl Maker<'_> {
         Ok(Text::Segments(segments))
     }
 
-    /// An address: its references are known from the start.
+    /// An address: its references are known from the start. What lies on the volume that is the store is named as the Pod sees it.
     fn address(&self, template: &Template) -> Result<String, StepProblem> {
         let part = |part: &Part| match part {
             Part::Literal(text) => Ok(text.clone()),
             Part::Reference(reference) => self.known(reference),
         };
-        template.parts.iter().map(part).collect()
+        let address: String = template.parts.iter().map(part).collect::<Result<_, _>>()?;
+        let store = self.graph.store();
+        let below = store.volume.as_ref().and_then(|_| address.strip_prefix(&store_uri(store))?.strip_prefix('/'));
+        Ok(below.map(|path| format!("file://{}/{path}", paths::STORE_MOUNT)).unwrap_or(address))
     }
 
     fn known(&self, reference: &Reference) -> Result<String, StepProblem> {

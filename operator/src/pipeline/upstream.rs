@@ -73,10 +73,10 @@ fn output(name: &str, run: Option<&PipelineRun>, upstream: &Upstream) -> Result<
     ))
 }
 
-/// Who is to look again since a Pipeline has another run that has succeeded.
+/// Who is to look again since a Pipeline is new, or has another run that has succeeded.
 #[derive(Default)]
 pub(super) struct Downstream {
-    /// That run, by namespace and name of the Pipeline.
+    /// That run, by namespace and name of the Pipeline; empty if there is none.
     known: HashMap<(String, String), String>,
 }
 
@@ -85,7 +85,7 @@ impl Downstream {
     pub(super) fn of(&mut self, pipeline: &Pipeline, pipelines: &Store<Guarded>) -> Vec<ObjectRef<Pipeline>> {
         let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
         let last = pipeline.status.as_ref().and_then(|status| status.last_succeeded.as_ref());
-        let Some(last) = last.map(|run| run.name.clone()) else { return Vec::new() };
+        let last = last.map(|run| run.name.clone()).unwrap_or_default();
         let before = self.known.insert((namespace.clone(), name.clone()), last.clone());
         if before.as_ref() == Some(&last) {
             return Vec::new();

@@ -28,8 +28,20 @@ pub(super) async fn fetch(
     name: &str,
 ) -> Result<(), InputError> {
     let committed = find(record, output, digest)?;
-    let manifest = read_manifest(store, &committed.prefix, &committed.digest).await?;
-    fetch_all(store, &committed.prefix, manifest, output, directory, name).await
+    fetch_at(store, &committed.prefix, &committed.digest, output, directory, name).await
+}
+
+/// Fetches the output at a prefix, whose manifest has this digest, into `<directory>/<name>`.
+pub(super) async fn fetch_at(
+    store: &Store,
+    prefix: &str,
+    digest: &str,
+    output: &str,
+    directory: &Path,
+    name: &str,
+) -> Result<(), InputError> {
+    let manifest = read_manifest(store, prefix, digest).await?;
+    fetch_all(store, prefix, manifest, output, directory, name).await
 }
 
 /// The output in a commit record, if it has the digest that the operator knows.

@@ -1,24 +1,46 @@
-//! An input by URI: one object, or everything below a prefix. No digest is known; all parts must be of one version.
+//! An input by URI: one object, or everything below a prefix. No digest is known; all parts must be of one version. What a stage has
+//! written is known all the same: its commit record lies beside it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::ObjectMeta;
+use step_protocol::{CommittedOutput, Outcome, paths};
 
 use super::place::Place;
-use super::{InputError, corrupt};
+use super::record::read_record;
+use super::{InputError, artifact, corrupt};
 use crate::beneath;
 use crate::store::{Expected, Opener, Store, StoreError};
 
 /// Fetches what `uri` names into `<directory>/<name>`.
 pub(super) async fn fetch(opener: &Opener, uri: &str, directory: &Path, name: &str) -> Result<(), InputError> {
     let (store, key) = opener.input(uri)?;
-    if uri.ends_with('/') {
-        fetch_prefix(&store, &key, uri, directory, name).await
-    } else {
-        fetch_object(&store, &key, uri, directory, name).await
+    if !uri.ends_with('/') {
+        return fetch_object(&store, &key, uri, directory, name).await;
     }
+    let prefix = key.trim_matches('/');
+    match committed(&store, prefix).await? {
+        Some(output) => artifact::fetch_at(&store, prefix, &output.digest, &output.name, directory, name).await,
+        None => fetch_prefix(&store, &key, uri, directory, name).await,
+    }
+}
+
+/// The output that a stage has committed at this prefix, which is `<stage>/<attempt>/<output>`, if one has. Where a missing object cannot be
+/// told from one that may not be read, nothing is known of it.
+async fn committed(store: &Store, prefix: &str) -> Result<Option<CommittedOutput>, InputError> {
+    let mut parts = prefix.rsplitn(3, '/');
+    let (Some(output), Some(attempt), Some(stage)) = (parts.next(), parts.next(), parts.next()) else {
+        return Ok(None);
+    };
+    let Ok(attempt) = attempt.parse::<u32>() else { return Ok(None) };
+    let record = match read_record(store, &paths::commit_key(stage)).await {
+        Err(failure) if failure.outcome == Outcome::StoreAccessDenied => None,
+        read => read?,
+    };
+    let record = record.map(|record| record.record).filter(|record| record.attempt == attempt);
+    Ok(record.and_then(|record| record.outputs.into_iter().find(|known| known.name == output)))
 }
 
 async fn fetch_object(store: &Store, key: &str, uri: &str, directory: &Path, name: &str) -> Result<(), InputError> {
@@ -79,7 +101,7 @@ where
     F: Future<Output = Result<ObjectMeta, InputError>>,
 {
     let mut last = String::new();
-    for _ in 0..super::artifact::TRIES {
+    for _ in 0..artifact::TRIES {
         let (slot, target) = place.create(path, false)?;
         let expected = Expected { size: meta.size, etag: meta.e_tag.clone() };
         match store.fetch(key, &expected, target).await {

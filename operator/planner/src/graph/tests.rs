@@ -108,6 +108,14 @@ fn each_mistake_has_its_reason_and_path() {
             "UnknownReference spec.stages[1].inputs[0].from",
         ),
         (
+            "stages: [{name: a, container: {command: [x]}, results: [{name: r}]}, {name: b, container: {command: [x]}, inputs: [{name: i, uri: 's3://b/$(stages.a.results.r)'}]}]",
+            "UnknownReference spec.stages[1].inputs[0].uri",
+        ),
+        (
+            "stages: [{name: a, container: {command: [x]}, inputs: [{name: i, uri: 's3://b/$(params.q)'}]}]",
+            "UnknownReference spec.stages[0].inputs[0].uri",
+        ),
+        (
             "stages: [{name: a, container: {command: [x]}, outputs: [{name: x-y}, {name: x_y}]}]",
             "InvalidPipeline spec.stages[0].outputs",
         ),

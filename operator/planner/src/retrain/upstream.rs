@@ -46,6 +46,11 @@ pub fn watched<'a>(spec: &'a PipelineSpec, status: &'a PipelineStatus) -> impl I
     })
 }
 
+fn nothing(upstream: &Upstream) -> UpstreamStatus {
+    let (pipeline, output) = (upstream.pipeline.clone(), upstream.output.clone());
+    UpstreamStatus { pipeline, output, run: String::new(), digest: String::new() }
+}
+
 fn is_of(before: &UpstreamStatus, upstream: &Upstream) -> bool {
     before.pipeline == upstream.pipeline && before.output == upstream.output
 }
@@ -74,7 +79,8 @@ pub(super) fn ask(
     let found = match &seen.found {
         Ok(found) => found,
         Err((reason, message)) => {
-            status.upstream = before;
+            // There is nothing that the trigger begins with: what comes is a change.
+            status.upstream = Some(before.unwrap_or_else(|| nothing(upstream)));
             say(&mut status, *reason, message.clone());
             return Wish::nothing(status);
         }
@@ -82,8 +88,7 @@ pub(super) fn ask(
     if UNSEEN.iter().any(|reason| reason.as_str() == status.reason) {
         quiet(&mut status);
     }
-    let (pipeline, output) = (upstream.pipeline.clone(), upstream.output.clone());
-    let mut now = UpstreamStatus { pipeline, output, run: seen.run.clone(), digest: String::new() };
+    let mut now = UpstreamStatus { run: seen.run.clone(), ..nothing(upstream) };
     let Some(found) = found else {
         // Its runs that have succeeded may all be gone; what the last of them made is known.
         now.digest = before.map(|before| before.digest).unwrap_or_default();

@@ -162,6 +162,27 @@ stages:
 }
 
 #[test]
+fn an_address_may_name_parameters_and_the_run_and_lies_on_the_volume_as_the_pod_sees_it() {
+    let yaml = "{params: [{name: day, default: x}, {name: table, default: x}], store: {volume: {claimName: models, subPath: of/us}},
+ stages: [{name: a, container: {image: i, command: [x]}, inputs: [
+  {name: raw, uri: 's3://raw/$(params.day)/$(run.namespace)/$(run.name)/$$(x)'},
+  {name: table, uri: $(params.table)},
+  {name: other, uri: 'volume:other/of/us/x/'}]}]}";
+    let mut world = World::new(serde_saphyr::from_str(yaml).unwrap());
+    world.params = Map::from_iter([
+        ("day".to_owned(), json!("2026-01-02")),
+        ("table".to_owned(), json!("volume:models/of/us/team/clean/r.u/clean/1/table/")),
+    ]);
+    let sources: Vec<InputSource> = step(&world, "a").inputs.into_iter().map(|input| input.source).collect();
+    let expected = [
+        "s3://raw/2026-01-02/team/iris-1/$(x)",
+        "file:///trainyard-store/team/clean/r.u/clean/1/table/",
+        "volume:other/of/us/x/",
+    ];
+    assert_eq!(sources, expected.map(|uri| InputSource::Uri(uri.into())));
+}
+
+#[test]
 fn an_input_whose_stage_gave_nothing_is_absent_or_its_default() {
     let mut world = world(
         "

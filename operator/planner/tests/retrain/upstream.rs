@@ -96,6 +96,15 @@ fn another_output_begins_anew_and_is_looked_for() {
 }
 
 #[test]
+fn what_was_not_found_at_first_is_a_change_when_it_comes() {
+    let mut world = world();
+    let gone = (Reason::UpstreamNotFound, "there is no Pipeline clean".to_owned());
+    looks(&mut world, SeenUpstream { run: String::new(), found: Err(gone) });
+    sees(&mut world, "clean-1", "one");
+    assert_eq!(world.trained.len(), 1);
+}
+
+#[test]
 fn what_is_not_found_is_told_and_what_has_changed_by_then_is_not_lost() {
     let mut world = world();
     sees(&mut world, "clean-1", "one");
