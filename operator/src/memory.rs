@@ -151,7 +151,14 @@ pub struct Memory {
     /// The generation of a Pipeline, by UID, whose deletionPolicy its runs follow.
     policies: Arc<Mutex<HashMap<String, i64>>>,
     /// Why the API server refused runs of triggers for good, by namespace and name, and when. The next look takes it into the ledger.
-    refusals: Arc<Mutex<HashMap<(String, String), (Instant, String)>>>,
+    refusals: Arc<Mutex<HashMap<(String, String), Refusal>>>,
+}
+
+/// Why the API server does not take a run of a trigger.
+#[derive(Clone, Debug)]
+struct Refusal {
+    since: Instant,
+    message: String,
 }
 
 /// What the status of a Pipeline says of its runs.
@@ -203,14 +210,15 @@ impl Memory {
     pub(crate) fn refused(&self, namespace: &str, run: &str, message: &str) {
         const PATIENCE: Duration = Duration::from_secs(600);
         let mut refusals = lock(&self.refusals);
-        refusals.retain(|_, (since, _)| since.elapsed() < PATIENCE);
-        refusals.insert((namespace.to_owned(), run.to_owned()), (Instant::now(), message.to_owned()));
+        refusals.retain(|_, refusal| refusal.since.elapsed() < PATIENCE);
+        let refusal = Refusal { since: Instant::now(), message: message.to_owned() };
+        refusals.insert((namespace.to_owned(), run.to_owned()), refusal);
     }
 
     /// Why the API server refuses a run of a trigger, if it has.
     pub(crate) fn refusal(&self, namespace: &str, run: &str) -> Option<String> {
         let refusals = lock(&self.refusals);
-        refusals.get(&(namespace.to_owned(), run.to_owned())).map(|(_, message)| message.clone())
+        refusals.get(&(namespace.to_owned(), run.to_owned())).map(|refusal| refusal.message.clone())
     }
 
     /// How long until the status of the Pipeline of this UID may be written again; `None` when it may be now.

@@ -204,6 +204,80 @@ fn an_upgrade_and_a_rollback_leave_runs_as_they_were() {
     assert_eq!(stage(&run, "third")["results"]["word"], "frozen", "{run:#}");
 }
 
+/// A definition as an earlier release had it: without these fields of spec and status, and the rules that speak of them.
+fn earlier(plural: &str, fields: &[&str]) {
+    let name = format!("{plural}.trainyard.dev");
+    let mut definition: Value = serde_json::from_str(&kubectl(&["get", "crd", &name, "--output=json"])).unwrap();
+    let schema = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    for path in fields {
+        let (parent, field) = path.rsplit_once('/').unwrap();
+        let parent = schema.pointer_mut(parent).unwrap();
+        assert!(parent["properties"].as_object_mut().unwrap().remove(field).is_some(), "{path}");
+        let speaks = |rule: &Value| rule.to_string().contains(&format!("elf.{field}"));
+        for list in ["x-kubernetes-validations", "oneOf"] {
+            let Some(rules) = parent.get_mut(list).and_then(Value::as_array_mut) else { continue };
+            rules.retain(|rule| !speaks(rule) && rule["required"][0] != *field);
+        }
+    }
+    command::input(cluster().kubectl().args(["replace", "--filename", "-"]), &definition.to_string()).unwrap();
+}
+
+#[test]
+fn definitions_of_an_earlier_release_are_upgraded_while_a_run_is_active() {
+    let _alone = alone();
+    let story = Story::fresh("definitions");
+    let pipeline = |more: &str| {
+        story.apply(&format!(
+            "apiVersion: trainyard.dev/v1alpha1\nkind: Pipeline\nmetadata: {{name: steps}}\nspec:\n  defaults: {{container: {{image: \"{}\"}}}}\n  \
+             triggers:\n  - {{name: git, specChange: {{}}}}\n{more}  stages:\n{}  - {{name: last, dependsOn: [held], container: {{command: [\"true\"]}}}}\n",
+            busybox(),
+            held("held", "").lines().map(|line| format!("  {line}\n")).collect::<String>(),
+        ));
+    };
+    pipeline("");
+    let started =
+        story.until("pl/steps", "its run", |pipeline| pipeline["status"]["revisions"][0]["phase"] == "Running");
+    let run = started["status"]["revisions"][0]["run"].as_str().unwrap().to_owned();
+    story.stage_until(&run, "held", "Running");
+
+    // What is stored is shown as that release would have written it.
+    let _installed = Installed;
+    system(&["scale", "deployment/trainyard", "--replicas=0"]);
+    system(&["wait", "--for=delete", "pod", "--selector=app.kubernetes.io/name=trainyard", "--timeout=60s"]);
+    let triggers =
+        ["params", "data", "upstream", "backfill"].map(|field| format!("/spec/properties/triggers/items/{field}"));
+    let mut fields: Vec<&str> = triggers.iter().map(String::as_str).collect();
+    fields.extend([
+        "/spec/retention",
+        "/spec/deletionPolicy",
+        "/status/models",
+        "/status/artifacts",
+        "/status/lastSucceeded",
+    ]);
+    earlier("pipelines", &fields);
+    earlier("pipelineruns", &["/spec/promote", "/spec/approvals"]);
+    let backfill = "  - {name: days, backfill: {cron: \"0 0 * * *\", from: \"2026-01-01T00:00:00Z\", until: \"2026-01-03T00:00:00Z\"}}\n";
+    let unknown = story.refuses(&format!(
+        "apiVersion: trainyard.dev/v1alpha1\nkind: Pipeline\nmetadata: {{name: other}}\nspec:\n  triggers:\n{backfill}  stages: [{{name: a, container: {{image: i, command: [c]}}}}]\n"
+    ));
+    assert!(unknown, "it does not know what is new");
+
+    let chart = e2e::paths::repository().join("charts/trainyard");
+    helm(&["upgrade", install::RELEASE, chart.to_str().unwrap(), "--reuse-values", "--wait"]);
+    story.release(&run, "held");
+    let finished = story.finished(&run);
+    once(&story, &finished, &["held", "last"]);
+    story.until("pl/steps", "the end of the run", |pipeline| pipeline["status"]["lastSucceeded"]["name"] == *run);
+
+    // What is new is there, and what was run is not run again.
+    pipeline(&format!("{backfill}  retention: {{succeeded: 9}}\n"));
+    let days = story.until("pl/steps", "the days to begin", |pipeline| {
+        pipeline["status"]["triggers"][1]["backfill"]["instants"] == 2
+            && pipeline["status"]["revisions"].as_array().is_some_and(|entries| entries.len() == 2)
+    });
+    assert_eq!(days["status"]["revisions"][1]["run"], *run, "{days:#}");
+}
+
 #[test]
 fn without_the_operator_programs_go_on_and_everything_can_be_deleted() {
     let _alone = alone();
