@@ -44,11 +44,12 @@ pub const TRIGGER: &str = "trainyard.dev/trigger";
 pub const PIN: &str = "trainyard.dev/pin";
 /// Label on short Pods that work for a Pipeline and are of no run, and on runs that outlive the Pipeline whose trigger started them: its UID.
 pub const PIPELINE_UID: &str = "trainyard.dev/pipeline-uid";
-/// Annotation on runs that were started by a trigger or at a request: the key of their revision.
+/// Annotation on runs that were started by a trigger or at a request, and on the TrainingJobs of their first stages: the key of their
+/// revision.
 pub const RUN_KEY: &str = "trainyard.dev/run-key";
 /// Annotation on such runs: what started them, as JSON.
 pub const CAUSE: &str = "trainyard.dev/cause";
-/// Annotation on such runs: how often their revision was repeated after a failure.
+/// Annotation on such runs and jobs: how often their revision was repeated after a failure.
 pub const RUN_RETRIES: &str = "trainyard.dev/run-retries";
 /// Annotation on a Pipeline: another value than before asks for one run.
 pub const RERUN_REQUESTED_AT: &str = "trainyard.dev/rerun-requested-at";

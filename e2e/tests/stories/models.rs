@@ -182,20 +182,36 @@ fn other_data_starts_one_run_by_a_short_pod_that_goes() {
 #[test]
 fn a_status_that_was_lost_trains_nothing_twice() {
     let story = Story::fresh("twin");
-    pipeline(&story, "0.8");
-    let first = ended(&story, 1);
-    // As after a restore without status: the Pipeline and its runs are gone, and only the store remembers.
-    story.kubectl(&["delete", "pl", "iris", "--wait"]);
-    wait_for("its runs to be gone", || story.kubectl(&["get", "plr", "--output", "name"]).is_empty());
-    pipeline(&story, "0.8");
-    let second = ended(&story, 1);
-    assert_eq!(
-        (&entries(&second)[0]["phase"], &entries(&second)[0]["reason"]),
-        (&json!("Failed"), &json!("AlreadyRun"))
+    // Also where the first stage is a training on many Pods.
+    let text = script("echo trained");
+    let ranks = format!(
+        "apiVersion: trainyard.dev/v1alpha1\nkind: Pipeline\nmetadata: {{name: ranks}}\nspec:\n  triggers: [{{name: git, specChange: {{}}}}]\n  \
+         stages:\n  - name: train\n    trainingJob: {{framework: None, roles: [{{name: worker, replicas: 2, container: {{image: \"{}\", script: {text}}}}}]}}\n",
+        busybox()
     );
-    assert_eq!(entries(&second)[0]["key"], entries(&first)[0]["key"]);
-    let message = entries(&second)[0]["message"].as_str().unwrap();
-    assert!(message.contains("has taken this revision") && message.contains("rerunToken"), "{message}");
+    let end = |name: &str| {
+        story.until(&format!("pl/{name}"), "the end of its run", |pipeline| {
+            entries(pipeline).len() == 1 && !entries(pipeline)[0]["completed"].is_null()
+        })
+    };
+    pipeline(&story, "0.8");
+    story.apply(&ranks);
+    let first = ["iris", "ranks"].map(end);
+    for pipeline in &first {
+        assert_eq!(entries(pipeline)[0]["phase"], "Succeeded", "{pipeline:#}");
+    }
+    // As after a restore without status: the Pipelines and their runs are gone, and only the store remembers.
+    story.kubectl(&["delete", "pl", "iris", "ranks", "--wait"]);
+    wait_for("their runs to be gone", || story.kubectl(&["get", "plr", "--output", "name"]).is_empty());
+    pipeline(&story, "0.8");
+    story.apply(&ranks);
+    for (first, second) in first.iter().zip(["iris", "ranks"].map(end)) {
+        let (before, now) = (&entries(first)[0], &entries(&second)[0]);
+        assert_eq!((&now["phase"], &now["reason"]), (&json!("Failed"), &json!("AlreadyRun")), "{now:#}");
+        assert_eq!(now["key"], before["key"]);
+        let message = now["message"].as_str().unwrap();
+        assert!(message.contains("has taken this revision") && message.contains("rerunToken"), "{message}");
+    }
     let versions = story.stored("iris/models/iris/champion.json");
     assert_eq!(serde_json::from_str::<Value>(&versions).unwrap()["version"], 1);
 }

@@ -43,4 +43,4 @@ pub use publish::{Published, published};
 pub use reuse::reuse;
 pub use schedule::{Action, Note, NoteKind, Origin, Plan, Run, plan};
 pub use status::{initial, refused, terminal_conditions, without_rows};
-pub use step::{StepContext, StepProblem, artifact_uri, step_spec, store_spec};
+pub use step::{StepContext, StepProblem, artifact_uri, asks_ledger, step_spec, store_spec};

@@ -12,7 +12,7 @@ use trainyard_crds::v1alpha1::{Container, RunPhase, StageKind, StagePhase, Stage
 
 use crate::graph::{Graph, Node, Section};
 use crate::publish::publish_spec;
-use crate::schedule::Run;
+use crate::schedule::{Origin, Run};
 use crate::status;
 use crate::template::{Part, Reference, RunField, Template};
 
@@ -145,12 +145,17 @@ pub fn step_spec(
     })
 }
 
-/// What the first stages ask of a run that a trigger started: that no other run has trained the same, of which nothing in the cluster
-/// may tell any more. A run that trains nothing asks nothing.
 fn ledger(run: &Run<'_>, node: &Node) -> Option<LedgerSpec> {
-    let first = node.needs.is_empty() && node.section() == Section::Main && node.publishes().is_none();
-    let origin = run.origin.filter(|_| first)?;
+    let origin = asks_ledger(run, node)?;
     Some(LedgerSpec { key: paths::ledger_key(run.namespace, run.pipeline, origin.key, origin.retries) })
+}
+
+/// The revision that a stage asks for in the store's ledger: of the first stages of a run that a trigger started, so that no other run has
+/// trained the same, of which nothing in the cluster may tell any more. A run that trains nothing asks nothing.
+#[must_use]
+pub fn asks_ledger<'a>(run: &Run<'a>, node: &Node) -> Option<Origin<'a>> {
+    let first = node.needs.is_empty() && node.section() == Section::Main && node.publishes().is_none();
+    run.origin.filter(|_| first)
 }
 
 fn working_dir(graph: &Graph, container: &Container) -> Option<String> {

@@ -9,7 +9,7 @@ use step_protocol::StepSpec;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::v1alpha1::{Container, PipelineRun, StageKind, StageStatus, TrainingJob};
 use trainyard_crds::{labels, names};
-use trainyard_planner::{Graph, Node, Run, StepContext, StepProblem, job_spec, step_spec};
+use trainyard_planner::{Graph, Node, Run, StepContext, StepProblem, asks_ledger, job_spec, step_spec};
 
 use crate::args::Settings;
 use crate::mutant;
@@ -139,7 +139,11 @@ impl Request<'_> {
             (labels::ATTEMPT, self.attempt.to_string()),
         ]);
         own.extend(self.object.labels().get(labels::QUEUE).map(|queue| (labels::QUEUE, queue.clone())));
-        let notes = [(labels::PIPELINE, self.run.pipeline.to_owned()), (labels::SPEC_HASH, self.spec_hash())];
+        let mut notes = vec![(labels::PIPELINE, self.run.pipeline.to_owned()), (labels::SPEC_HASH, self.spec_hash())];
+        if let Some(revision) = self.node().and_then(|node| asks_ledger(self.run, node)) {
+            notes.push((labels::RUN_KEY, revision.key.to_owned()));
+            notes.push((labels::RUN_RETRIES, revision.retries.to_string()));
+        }
         let owned = |(key, value): (&str, String)| (key.to_owned(), value);
         Ok(TrainingJob {
             metadata: ObjectMeta {

@@ -52,10 +52,19 @@ fn origin(job: &TrainingJob) -> (Origin, u32) {
             run: owner.name.clone(),
             run_uid: owner.uid.clone(),
             stage: label(labels::STAGE)?,
+            ledger: ledger(job, pipeline),
         };
         (ours && names).then(|| (origin, names::attempts_before(number)))
     };
     stage().unwrap_or_else(|| (Origin::alone(&name, &uid), 0))
+}
+
+/// The key of the revision that the job's run was started for, in the store's ledger, if the job is to ask for it.
+fn ledger(job: &TrainingJob, pipeline: &str) -> Option<String> {
+    let note = |key: &str| job.annotations().get(key);
+    let key = note(labels::RUN_KEY).filter(|key| key.len() == 64 && key.chars().all(|c| c.is_ascii_hexdigit()))?;
+    let retries: u32 = note(labels::RUN_RETRIES)?.parse().ok()?;
+    Some(step_protocol::paths::ledger_key(&job.namespace().unwrap_or_default(), pipeline, key, retries))
 }
 
 /// Whether a text can be the name of an object.
@@ -75,7 +84,7 @@ fn artifacts(job: &TrainingJob, parsed: &Parsed) -> String {
         }
         (None, None) => String::new(),
     };
-    let Origin { pipeline, run, run_uid, stage } = &parsed.origin;
+    let Origin { pipeline, run, run_uid, stage, .. } = &parsed.origin;
     let namespace = job.namespace().unwrap_or_default();
     let prefix = step_protocol::paths::stage_prefix(&namespace, pipeline, run, run_uid, stage);
     format!("{base}/{prefix}/")
@@ -128,6 +137,22 @@ mod tests {
         let parsed = parse(&alone, None).unwrap();
         assert_eq!(parsed.origin, Origin::alone("iris-1-fit-x", "j"));
         assert_eq!(parsed.attempts_before, 0);
+    }
+
+    #[test]
+    fn the_job_of_a_first_stage_asks_for_the_revision_of_its_run() {
+        let asks = |key: &str, retries: &str| {
+            let mut job = stage();
+            job.annotations_mut().insert(labels::RUN_KEY.into(), key.into());
+            job.annotations_mut().insert(labels::RUN_RETRIES.into(), retries.into());
+            parse(&job, None).unwrap().origin.ledger
+        };
+        assert_eq!(parse(&stage(), None).unwrap().origin.ledger, None);
+        let key = "a1".repeat(32);
+        assert_eq!(asks(&key, "2"), Some(format!("team/iris.v2/ledger/{key}-2.json")));
+        for (key, retries) in [("../../x", "0"), (&*"../".repeat(21), "0"), (&*key, "x"), (&*key, "-1")] {
+            assert_eq!(asks(key, retries), None, "{key} {retries}");
+        }
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Origin {
     pub run_uid: String,
     /// Name of the stage, or `train`.
     pub stage: String,
+    /// What rank 0 asks for before anything is done: see [`step_protocol::LedgerSpec`].
+    pub ledger: Option<String>,
 }
 
 impl Origin {
@@ -50,6 +52,7 @@ impl Origin {
             run: job.into(),
             run_uid: uid.into(),
             stage: "train".into(),
+            ledger: None,
         }
     }
 }

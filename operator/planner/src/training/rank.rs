@@ -1,8 +1,8 @@
 //! A rank of an attempt as a step: what its runner is to do.
 
 use step_protocol::{
-    CheckpointSpec, ElasticSpec, EnvVar, Framework as Rendezvous, Identity, InputSource, InputSpec, OutputSpec,
-    RankSpec, ReportSpec, ResultSpec, RoleSpec, StepSpec, Text, paths,
+    CheckpointSpec, ElasticSpec, EnvVar, Framework as Rendezvous, Identity, InputSource, InputSpec, LedgerSpec,
+    OutputSpec, RankSpec, ReportSpec, ResultSpec, RoleSpec, StepSpec, Text, paths,
 };
 use trainyard_crds::v1alpha1::{Framework, JobInput};
 
@@ -112,7 +112,7 @@ pub fn rank_spec(
             upload: first,
         }),
         publish: None,
-        ledger: None,
+        ledger: origin.ledger.clone().filter(|_| first).map(|key| LedgerSpec { key }),
     })
 }
 

@@ -5,5 +5,6 @@
 
 mod crashes;
 mod laws;
+mod ranks;
 mod rules;
 mod world;

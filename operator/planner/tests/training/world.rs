@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use step_protocol::StepSpec;
 use trainyard_crds::v1alpha1::{JobPhase, ResolvedJob, TrainingJobSpec, TrainingJobStatus};
-use trainyard_planner::training::{Job, JobAction, JobPlan, JobRun, Origin, RankPod, Ranks, initial, plan};
-use trainyard_planner::{Attempt, AttemptState, Class, Committed, Ended, Waiting};
+use trainyard_planner::training::{Job, JobAction, JobPlan, JobRun, Origin, RankPod, Ranks, initial, plan, rank_spec};
+use trainyard_planner::{Attempt, AttemptState, Class, Committed, Ended, StepContext, Waiting};
 
 pub const UID: &str = "0b6f7f9e-6a1c-4b53-9d1e-0e7cfb8a1b11";
 
@@ -95,7 +96,17 @@ impl World {
     }
 
     pub fn plan(&self) -> JobPlan {
-        let run = JobRun {
+        plan(&self.job, &self.run(), &self.ranks, self.now)
+    }
+
+    /// What a rank of the first attempt is told to do.
+    pub fn step(&self, ranks: u32, rank: u32) -> StepSpec {
+        let context = StepContext { report_url: None, default_timeout: None };
+        rank_spec(&self.job, &self.run(), ranks, 1, rank, context).unwrap()
+    }
+
+    fn run(&self) -> JobRun<'_> {
+        JobRun {
             namespace: "team",
             name: "iris",
             uid: UID,
@@ -105,8 +116,7 @@ impl World {
             origin: &self.origin,
             attempts_before: 0,
             status: &self.status,
-        };
-        plan(&self.job, &run, &self.ranks, self.now)
+        }
     }
 
     pub fn phase(&self) -> JobPhase {
