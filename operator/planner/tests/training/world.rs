@@ -57,7 +57,7 @@ pub struct World {
     pub crash: Option<Crash>,
     /// Pods are held by a queue's finalizer.
     pub queue: bool,
-    origin: Origin,
+    pub origin: Origin,
     next: usize,
 }
 
