@@ -376,6 +376,13 @@ run_refused() { # run_refused TITLE TEXT PATCH
     case_of "runs: refused: $1" refuses "$2" creates "$operator" "$(merged "$triggered" "$3")"
 }
 case_of 'runs: accepted: one of a Pipeline' creates "$operator" "$triggered"
+orphan='{"metadata":{"ownerReferences":null,"labels":{"trainyard.dev/pipeline-uid":"u"}}}'
+case_of 'runs: accepted: one that outlives its Pipeline' creates "$operator" "$(merged "$triggered" "$orphan")"
+run_refused 'one that outlives another owner' 'of the Pipeline that owns them' \
+    "$(merged "$orphan" '{"metadata":{"ownerReferences":[{"apiVersion":"batch/v1","kind":"Job","name":"r","uid":"0"}]}}')"
+run_refused 'one that outlives no Pipeline' 'of the Pipeline that owns them' \
+    '{"metadata":{"ownerReferences":null,"labels":{"trainyard.dev/pipeline-uid":"u"}},
+      "spec":{"pipelineRef":null,"pipeline":{"stages":[{"name":"s","container":{"image":"i:1","command":["c"]}}]}}}'
 run_refused 'no owner' 'of the Pipeline that owns them' '{"metadata":{"ownerReferences":null}}'
 run_refused 'of another Pipeline' 'of the Pipeline that owns them' '{"spec":{"pipelineRef":{"name":"q"}}}'
 run_refused 'another pipeline' 'of the Pipeline that owns them' '{"spec":{"pipelineRef":null,"pipeline":{"stages":[{"name":"s","container":{"image":"i:1","command":["c"]}}]}}}'
