@@ -49,6 +49,8 @@ pub const PIPELINE_UID: &str = "trainyard.dev/pipeline-uid";
 pub const RUN_KEY: &str = "trainyard.dev/run-key";
 /// Annotation on such runs: what started them, as JSON.
 pub const CAUSE: &str = "trainyard.dev/cause";
+/// Annotation on runs that another pipeline's output has started: which run wrote it and where it lies, as JSON.
+pub const UPSTREAM: &str = "trainyard.dev/upstream";
 /// Annotation on such runs and jobs: how often their revision was repeated after a failure.
 pub const RUN_RETRIES: &str = "trainyard.dev/run-retries";
 /// Annotation on a Pipeline: another value than before asks for one run.

@@ -148,8 +148,8 @@ pub struct Memory {
     paces: Arc<Mutex<HashMap<String, Pace>>>,
     /// When the ended runs of a Pipeline were counted last, and how many of its revisions had ended then.
     counted: Arc<Mutex<HashMap<String, (Instant, usize)>>>,
-    /// The generation of a Pipeline, by UID, whose deletionPolicy its runs follow.
-    policies: Arc<Mutex<HashMap<String, i64>>>,
+    /// The generation of a Pipeline, by UID, whose deletionPolicy its runs follow; or when they last could not be brought to it.
+    policies: Arc<Mutex<HashMap<String, Result<i64, Instant>>>>,
     /// Why the API server refused runs of triggers for good, by namespace and name, and when. The next look takes it into the ledger.
     refusals: Arc<Mutex<HashMap<(String, String), Refusal>>>,
 }
@@ -174,6 +174,9 @@ pub(crate) fn counts_as_success(run: &PipelineRun) -> bool {
     phase == Some(RunPhase::Succeeded) && run.spec.promote.is_empty()
 }
 
+/// How long a refusal of a run counts.
+const REFUSED: Duration = Duration::from_secs(50);
+
 /// A lock that is held for a moment and never across an await. A panic elsewhere leaves data that is read again anyway.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -196,29 +199,46 @@ impl Memory {
         lock(&self.recorded).insert((namespace.to_owned(), pipeline.to_owned()), recorded);
     }
 
-    /// The generation of a Pipeline whose deletionPolicy its runs follow, as far as this process knows.
-    pub(crate) fn followed(&self, pipeline: &str) -> Option<i64> {
-        lock(&self.policies).get(pipeline).copied()
+    /// Whether the runs of a Pipeline are to be brought to the deletionPolicy of this generation of it: once, and again a while after that
+    /// did not succeed.
+    pub(crate) fn follows(&self, pipeline: &str, generation: i64) -> bool {
+        const AGAIN: Duration = Duration::from_secs(50);
+        match lock(&self.policies).get(pipeline) {
+            None => true,
+            Some(Ok(known)) => *known != generation,
+            Some(Err(failed)) => failed.elapsed() >= AGAIN,
+        }
     }
 
-    /// Remembers that runs follow the deletionPolicy of this generation of a Pipeline.
-    pub(crate) fn follows(&self, pipeline: &str, generation: i64) {
-        lock(&self.policies).insert(pipeline.to_owned(), generation);
+    /// Remembers whether the runs of a Pipeline were brought to the deletionPolicy of this generation.
+    pub(crate) fn followed(&self, pipeline: &str, generation: Option<i64>) {
+        /// More than there are Pipelines in a cluster that anybody has: what is forgotten is asked again.
+        const MOST: usize = 10_000;
+        let mut policies = lock(&self.policies);
+        if policies.len() >= MOST {
+            policies.clear();
+        }
+        policies.insert(pipeline.to_owned(), generation.ok_or_else(Instant::now));
     }
 
     /// Remembers why the API server refuses a run of a trigger.
     pub(crate) fn refused(&self, namespace: &str, run: &str, message: &str) {
-        const PATIENCE: Duration = Duration::from_secs(600);
         let mut refusals = lock(&self.refusals);
-        refusals.retain(|_, refusal| refusal.since.elapsed() < PATIENCE);
+        refusals.retain(|_, refusal| refusal.since.elapsed() < REFUSED);
         let refusal = Refusal { since: Instant::now(), message: message.to_owned() };
         refusals.insert((namespace.to_owned(), run.to_owned()), refusal);
     }
 
-    /// Why the API server refuses a run of a trigger, if it has.
+    /// Forgets that a run was refused: it is there.
+    pub(crate) fn taken(&self, namespace: &str, run: &str) {
+        lock(&self.refusals).remove(&(namespace.to_owned(), run.to_owned()));
+    }
+
+    /// Why the API server refuses a run of a trigger, if it has of late: then it is asked again.
     pub(crate) fn refusal(&self, namespace: &str, run: &str) -> Option<String> {
         let refusals = lock(&self.refusals);
-        refusals.get(&(namespace.to_owned(), run.to_owned())).map(|refusal| refusal.message.clone())
+        let refusal = refusals.get(&(namespace.to_owned(), run.to_owned()));
+        refusal.filter(|refusal| refusal.since.elapsed() < REFUSED).map(|refusal| refusal.message.clone())
     }
 
     /// How long until the status of the Pipeline of this UID may be written again; `None` when it may be now.

@@ -158,18 +158,25 @@ pub struct UpstreamStatus {
     /// The run that was looked at last; empty as long as none has succeeded.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub run: String,
+    /// When that run was created: another one may have its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Time>,
     /// Checksum of the output that the last run was started for, or that the trigger began with.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub digest: String,
 }
 
 /// How far a backfill is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackfillStatus {
+    /// When it began, or began anew.
+    pub started: Time,
+    /// The end of its range as it was then.
+    pub until: Time,
     /// How many instants its range has.
     pub instants: u32,
-    /// How many runs have succeeded.
+    /// How many runs have succeeded, or were there already.
     pub succeeded: u32,
     /// How many have ended otherwise.
     pub failed: u32,

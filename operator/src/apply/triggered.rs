@@ -1,7 +1,8 @@
 //! Writes of runs that triggers start and stop.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::core::PartialObjectMeta;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use trainyard_crds::condition::Reason;
@@ -78,28 +79,43 @@ impl Writer {
         }
     }
 
-    /// Has a run owned by a Pipeline, or by nobody but known by its UID, if the run is still the one that was read.
+    /// The metadata of all runs of a label, also of those that cannot be read.
+    pub(crate) async fn list_run_metadata(
+        &self,
+        namespace: &str,
+        label: &str,
+    ) -> Result<Vec<PartialObjectMeta<PipelineRun>>, WriteError> {
+        const PAGE: u32 = 500;
+        let api: Api<PipelineRun> = Api::namespaced(self.client.clone(), namespace);
+        let mut parameters = ListParams::default().labels(label).limit(PAGE);
+        let mut all = Vec::new();
+        loop {
+            let page = api.list_metadata(&parameters).await;
+            let page = page.map_err(|error| WriteError::api("list", format!("PipelineRuns of {namespace}"), error))?;
+            all.extend(page.items);
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => parameters = parameters.continue_token(&token),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// Gives a run these owners, if it is still the one that was listed. `pipeline` is the UID of the Pipeline that it outlives.
     pub(crate) async fn own_run(
         &self,
-        run: &PipelineRun,
-        pipeline: &str,
-        owner: Option<&OwnerReference>,
+        run: &ObjectMeta,
+        owners: Vec<OwnerReference>,
+        pipeline: Option<&str>,
     ) -> Result<(), WriteError> {
-        let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
-        let api: Api<Seen<PipelineRun>> = Api::namespaced(self.client.clone(), &namespace);
-        let label = owner.is_none().then_some(pipeline);
-        let patch = json!({"metadata": {
-            "uid": run.uid(),
-            "resourceVersion": run.resource_version(),
-            "ownerReferences": owner.map(|owner| vec![owner]),
-            "labels": {labels::PIPELINE_UID: label},
-        }});
-        match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        let namespace = run.namespace.clone().unwrap_or_default();
+        let name = run.name.clone().unwrap_or_default();
+        let api: Api<PipelineRun> = Api::namespaced(self.client.clone(), &namespace);
+        let labels = json!({ labels::PIPELINE_UID: pipeline });
+        let patch = json!({"metadata": {"uid": run.uid, "ownerReferences": owners, "labels": labels}});
+        match api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                Err(WriteError::Conflict(format!("PipelineRun {namespace}/{name}")))
-            }
+            // It is gone, or another one has its name.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(error) => Err(WriteError::api("change the owner of", format!("PipelineRun {namespace}/{name}"), error)),
         }
     }

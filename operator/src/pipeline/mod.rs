@@ -248,7 +248,8 @@ async fn judge(shared: &Shared, pipeline: &Pipeline) -> Result<Judged, WriteErro
     }
     let generation = pipeline.metadata.generation.unwrap_or_default();
     let now = Timestamp::now();
-    let seen = triggered::seen(context, &namespace, &prior.revisions, &runs).await?;
+    let (seen, live) = triggered::seen(context, &namespace, &prior.revisions, &runs).await?;
+    runs.extend(live);
     let store = pipeline.spec.store.as_ref().or(context.settings.default_store.as_ref());
     let (mut looked, mut collected) = (look::Looked::default(), None);
     if let Some(store) = store.filter(|_| graph.is_ok()) {
@@ -274,7 +275,7 @@ async fn judge(shared: &Shared, pipeline: &Pipeline) -> Result<Judged, WriteErro
         upstream: &upstream,
         now,
     });
-    let valid = graph.and_then(|graph| retrain::check(&pipeline.spec).map(|()| graph));
+    let valid = graph.and_then(|graph| retrain::check(&name, &pipeline.spec, &prior.triggers).map(|()| graph));
     let (cancel, wake) = (decision.cancel.clone(), decision.wake);
     let glance = looked.wait.and_then(|wait| now.checked_add(wait).ok());
     let wake = wake.into_iter().chain(glance).min();

@@ -23,7 +23,7 @@ pub(super) fn owner(pipeline: &Pipeline) -> OwnerReference {
 }
 
 /// UID of the Pipeline whose trigger, or annotation, has started a run; `None` of a run that somebody created.
-pub(crate) fn started_by(run: &PipelineRun) -> Option<&str> {
+pub(crate) fn started_by(run: &impl ResourceExt) -> Option<&str> {
     let owner = run.owner_references().iter().find(|owner| owner.controller == Some(true) && owner.kind == "Pipeline");
     owner.map(|owner| owner.uid.as_str()).or_else(|| run.labels().get(labels::PIPELINE_UID).map(String::as_str))
 }
@@ -35,30 +35,37 @@ pub(super) async fn follow_policy(context: &Context, writer: &Writer, pipeline: 
         return;
     }
     let (uid, generation) = (pipeline.uid().unwrap_or_default(), pipeline.metadata.generation.unwrap_or_default());
-    if context.memory.followed(&uid) == Some(generation) {
+    if !context.memory.follows(&uid, generation) {
         return;
     }
-    match follow(writer, pipeline, &uid).await {
-        Ok(()) => context.memory.follows(&uid, generation),
-        Err(error) => {
-            let message =
-                format!("deletionPolicy is not yet followed by runs that are there, and it is tried again: {error}");
-            context.events.note(pipeline, Note { kind: NoteKind::Warning, reason: "DeletionPolicyFailed", message });
-        }
+    let followed = follow(writer, pipeline, &uid).await;
+    context.memory.followed(&uid, followed.is_ok().then_some(generation));
+    if let Err(error) = followed {
+        let message =
+            format!("deletionPolicy is not yet followed by runs that are there, and it is tried again: {error}");
+        context.events.note(pipeline, Note { kind: NoteKind::Warning, reason: "DeletionPolicyFailed", message });
     }
 }
 
+/// Changes the owners of all runs that are to be changed, also when that of one cannot be.
 async fn follow(writer: &Writer, pipeline: &Pipeline, uid: &str) -> Result<(), WriteError> {
     let namespace = pipeline.namespace().unwrap_or_default();
     let label = format!("{}={}", labels::PIPELINE, labels::value(&pipeline.name_any()));
     let stay = outlive(pipeline);
-    for run in writer.list_runs(&namespace, &label).await? {
-        let owned = !run.owner_references().is_empty();
-        if started_by(&run) == Some(uid) && owned == stay {
-            writer.own_run(&run, uid, (!stay).then(|| owner(pipeline)).as_ref()).await?;
+    let mut all = Ok(());
+    for run in writer.list_run_metadata(&namespace, &label).await? {
+        let ours = |owner: &OwnerReference| owner.uid == uid && owner.kind == "Pipeline";
+        let mut owners = run.owner_references().to_vec();
+        if started_by(&run) != Some(uid) || owners.iter().any(ours) != stay {
+            continue;
         }
+        owners.retain(|owner| !ours(owner));
+        if !stay {
+            owners.push(owner(pipeline));
+        }
+        all = all.and(writer.own_run(&run.metadata, owners, stay.then_some(uid)).await);
     }
-    Ok(())
+    all
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::labels;
 use trainyard_crds::v1alpha1::{
-    Cause, Pipeline, PipelineReference, PipelineRun, PipelineRunSpec, Revision, RunPhase, RunState,
+    Cause, Pipeline, PipelineReference, PipelineRun, PipelineRunSpec, Revision, RevisionPhase, RunPhase, RunState,
 };
 use trainyard_planner::retrain::{NewRun, SeenRun, creates, unsettled};
 use trainyard_planner::{Note, NoteKind};
@@ -19,27 +19,35 @@ use crate::context::Context;
 type Runs = BTreeMap<String, Arc<PipelineRun>>;
 
 /// What is seen of the runs whose end the ledger does not know: in memory, or by a live read where they have left the watch, or have not
-/// come into it.
+/// come into it. The second are those that were read, by name.
 pub(super) async fn seen(
     context: &Context,
     namespace: &str,
     revisions: &[Revision],
     active: &Runs,
-) -> Result<BTreeMap<String, SeenRun>, WriteError> {
+) -> Result<(BTreeMap<String, SeenRun>, Runs), WriteError> {
     let writer = Writer::new(context.client.clone());
-    let mut seen = BTreeMap::new();
+    let (mut seen, mut live) = (BTreeMap::new(), Runs::new());
     for name in unsettled(revisions) {
-        let key = revisions.iter().find(|entry| entry.run == name).map_or("", |entry| entry.key.as_str());
+        let entry = revisions.iter().find(|entry| entry.run == name);
+        let key = entry.map_or("", |entry| entry.key.as_str());
+        let refusal = || context.memory.refusal(namespace, name);
+        let starts = entry.is_some_and(|entry| entry.phase == RevisionPhase::Starting);
         let look = match active.get(name) {
             Some(run) => of(run, key),
             None => match writer.read_run(namespace, name).await? {
-                Some(run) if run.metadata.deletion_timestamp.is_none() => of(&run, key),
-                _ => context.memory.refusal(namespace, name).map_or(SeenRun::Missing, SeenRun::Refused),
+                Some(run) if run.metadata.deletion_timestamp.is_none() => {
+                    let seen = of(&run, key);
+                    live.insert(name.to_owned(), Arc::new(run));
+                    seen
+                }
+                _ if starts => refusal().map_or(SeenRun::Missing, SeenRun::Refused),
+                _ => SeenRun::Missing,
             },
         };
         seen.insert(name.to_owned(), look);
     }
-    Ok(seen)
+    Ok((seen, live))
 }
 
 fn of(run: &PipelineRun, key: &str) -> SeenRun {
@@ -66,7 +74,11 @@ pub(super) async fn create(
     let mut refused = false;
     for new in creates(&pipeline.spec, revisions, runs) {
         let run = build(pipeline, &new);
-        match writer.create_run(&run).await? {
+        let created = writer.create_run(&run).await?;
+        if !matches!(created, CreatedRun::Refused(_)) {
+            context.memory.taken(&run.namespace().unwrap_or_default(), &new.name);
+        }
+        match created {
             CreatedRun::New => {
                 tracing::info!(run = %new.name, trigger = %new.trigger, "created a run");
                 let message = format!("run {} was started by {}", new.name, words(&new));
@@ -141,6 +153,9 @@ fn build(pipeline: &Pipeline, new: &NewRun) -> PipelineRun {
         (labels::CAUSE.to_owned(), serde_json::to_string(&new.cause).unwrap_or_default()),
         (labels::RUN_RETRIES.to_owned(), new.retries.to_string()),
     ]));
+    if let Some(upstream) = new.upstream.as_ref().and_then(|upstream| serde_json::to_string(upstream).ok()) {
+        run.annotations_mut().insert(labels::UPSTREAM.to_owned(), upstream);
+    }
     run
 }
 
@@ -181,6 +196,7 @@ mod tests {
             retries: 0,
             promotes: Vec::new(),
             params: BTreeMap::new(),
+            upstream: None,
         }
     }
 

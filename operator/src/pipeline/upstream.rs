@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
 use trainyard_crds::condition::Reason;
@@ -36,14 +37,17 @@ async fn look(
     let other = pipelines.get(&ObjectRef::new(name).within(namespace));
     let Some(other) = other.as_ref().and_then(|other| other.0.as_ref().ok()) else {
         let message = format!("there is no Pipeline {name} in namespace {namespace} that can be read");
-        return Ok(SeenUpstream { run: String::new(), found: Err((Reason::UpstreamNotFound, message)) });
+        let found = Err((Reason::UpstreamNotFound, message));
+        return Ok(SeenUpstream { run: String::new(), created: None, found });
     };
-    let last = other.status.as_ref().and_then(|status| status.last_succeeded.as_ref()).map(|run| run.name.as_str());
-    let Some(last) = last.filter(|last| known.run != Some(*last)) else {
-        return Ok(SeenUpstream { run: known.run.unwrap_or_default().to_owned(), found: Ok(None) });
+    let last = other.status.as_ref().and_then(|status| status.last_succeeded.as_ref());
+    let Some(last) = last.filter(|last| known.run != Some((&last.name, Some(last.created.0)))) else {
+        let (run, created) = known.run.unwrap_or_default();
+        return Ok(SeenUpstream { run: run.to_owned(), created, found: Ok(None) });
     };
-    let run = writer.read_run(namespace, last).await?;
-    Ok(SeenUpstream { run: last.to_owned(), found: output(last, run.as_ref(), known.upstream).map(Some) })
+    let run = writer.read_run(namespace, &last.name).await?;
+    let found = output(&last.name, run.as_ref(), known.upstream).map(Some);
+    Ok(SeenUpstream { run: last.name.clone(), created: Some(last.created.0), found })
 }
 
 /// The output of a run.
@@ -76,8 +80,8 @@ fn output(name: &str, run: Option<&PipelineRun>, upstream: &Upstream) -> Result<
 /// Who is to look again since a Pipeline is new, or has another run that has succeeded.
 #[derive(Default)]
 pub(super) struct Downstream {
-    /// That run, by namespace and name of the Pipeline; empty if there is none.
-    known: HashMap<(String, String), String>,
+    /// That run and when it was created, by namespace and name of the Pipeline; `None` if there is none.
+    known: HashMap<(String, String), Option<(String, Timestamp)>>,
 }
 
 impl Downstream {
@@ -85,7 +89,11 @@ impl Downstream {
     pub(super) fn of(&mut self, pipeline: &Pipeline, pipelines: &Store<Guarded>) -> Vec<ObjectRef<Pipeline>> {
         let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
         let last = pipeline.status.as_ref().and_then(|status| status.last_succeeded.as_ref());
-        let last = last.map(|run| run.name.clone()).unwrap_or_default();
+        let last = last.map(|run| (run.name.clone(), run.created.0));
+        if self.known.len() > 2 * pipelines.len() + 100 {
+            let there = |key: &(String, String)| pipelines.get(&ObjectRef::new(&key.1).within(&key.0)).is_some();
+            self.known.retain(|key, _| there(key));
+        }
         let before = self.known.insert((namespace.clone(), name.clone()), last.clone());
         if before.as_ref() == Some(&last) {
             return Vec::new();

@@ -13,7 +13,7 @@ use trainyard_crds::v1alpha1::{
     CachedFrom, Cause, ModelReference, PipelineRun, PipelineRunStatus, PipelineSpec, Publish, RerunStages, Resolved,
     Stage, StageKind, StageStatus,
 };
-use trainyard_planner::retrain::run_key;
+use trainyard_planner::retrain::{given, run_key};
 use trainyard_planner::{SpecProblem, initial, params_digest, resolve_params, reuse};
 
 use super::RunError;
@@ -288,12 +288,15 @@ fn promoting(mut spec: PipelineSpec, promote: &[ModelReference]) -> PipelineSpec
     spec
 }
 
-/// Why a run that a trigger started does not run: the Pipeline is not any more as it was when the run was meant.
+/// Why a run that a trigger started does not run: the Pipeline is not any more as it was when the run was meant, or was not when it was
+/// created.
 fn superseded(run: &PipelineRun, spec: &PipelineSpec) -> Option<String> {
-    let meant = run.annotations().get(labels::RUN_KEY)?;
-    let cause: Cause = serde_json::from_str(run.annotations().get(labels::CAUSE)?).ok()?;
+    let note = |name: &str| run.annotations().get(name);
+    let (meant, cause) = (note(labels::RUN_KEY)?, serde_json::from_str::<Cause>(note(labels::CAUSE)?).ok()?);
     let trigger = run.labels().get(labels::TRIGGER).map(String::as_str).unwrap_or_default();
-    (run_key(spec, trigger, &cause) != *meant)
+    let upstream = note(labels::UPSTREAM).and_then(|json| serde_json::from_str(json).ok());
+    let told = run.spec.promote.is_empty() && given(spec, trigger, &cause, upstream.as_ref()) != run.spec.params;
+    (told || run_key(spec, trigger, &cause) != *meant)
         .then(|| "the Pipeline was changed before the run began: another run takes its place".to_owned())
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::ObjectMeta;
-use step_protocol::{CommittedOutput, Outcome, paths};
+use step_protocol::{CommittedOutput, paths};
 
 use super::place::Place;
 use super::record::read_record;
@@ -35,10 +35,14 @@ async fn committed(store: &Store, prefix: &str) -> Result<Option<CommittedOutput
         return Ok(None);
     };
     let Ok(attempt) = attempt.parse::<u32>() else { return Ok(None) };
-    let record = match read_record(store, &paths::commit_key(stage)).await {
-        Err(failure) if failure.outcome == Outcome::StoreAccessDenied => None,
-        read => read?,
-    };
+    let key = paths::commit_key(stage);
+    match store.read(&key).await {
+        // What is no object of JSON is somebody else's.
+        Ok(Some(bytes)) if bytes.starts_with(b"{") => {}
+        Ok(_) | Err(StoreError::Denied { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let record = read_record(store, &key).await?;
     let record = record.map(|record| record.record).filter(|record| record.attempt == attempt);
     Ok(record.and_then(|record| record.outputs.into_iter().find(|known| known.name == output)))
 }

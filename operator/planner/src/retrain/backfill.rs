@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use trainyard_crds::condition::Reason;
-use trainyard_crds::v1alpha1::{Backfill, Cause, Revision, RevisionPhase, Schedule, TriggerStatus};
+use trainyard_crds::v1alpha1::{Backfill, BackfillStatus, Cause, Revision, RevisionPhase, Schedule, TriggerStatus};
 
 use super::instants::Clock;
 use super::triggers::{Wish, say};
@@ -35,8 +35,8 @@ fn instants(backfill: &Backfill, clock: &Clock, after: Timestamp) -> impl Iterat
     std::iter::successors(clock.next(after), |instant| clock.next(*instant)).take_while(move |instant| *instant < until)
 }
 
-/// What is wrong with a backfill.
-pub(super) fn check(backfill: &Backfill, path: &str) -> Result<(), SpecProblem> {
+/// What is wrong with a backfill. `known` is how far it is, if it has begun: then its instants are counted.
+pub(super) fn check(backfill: &Backfill, known: Option<&TriggerStatus>, path: &str) -> Result<(), SpecProblem> {
     let problem = |reason, message| Err(SpecProblem::new(reason, path, message));
     let clock = match clock(backfill) {
         Ok(clock) => clock,
@@ -45,7 +45,8 @@ pub(super) fn check(backfill: &Backfill, path: &str) -> Result<(), SpecProblem> 
     if backfill.from.0 >= backfill.until.0 {
         return problem(Reason::InvalidSchedule, "from must be before until".to_owned());
     }
-    match count(backfill, &clock) {
+    let known = known.filter(|status| status.schedule.starts_with(&range(backfill)));
+    match known.and_then(|status| counted(status, backfill)).unwrap_or_else(|| count(backfill, &clock)) {
         0 => problem(Reason::InvalidSchedule, "no instant of cron lies between from and until".to_owned()),
         count if count > INSTANTS => problem(
             Reason::InvalidSchedule,
@@ -55,6 +56,18 @@ pub(super) fn check(backfill: &Backfill, path: &str) -> Result<(), SpecProblem> 
         ),
         _ => Ok(()),
     }
+}
+
+/// The range in words, up to its end.
+fn range(backfill: &Backfill) -> String {
+    let zone = backfill.time_zone.as_deref().unwrap_or("UTC");
+    format!("{} {zone} from {} ", backfill.cron, backfill.from.0)
+}
+
+/// How many instants the range has, if they have been counted.
+fn counted(status: &TriggerStatus, backfill: &Backfill) -> Option<u32> {
+    let progress = status.backfill.as_ref().filter(|progress| progress.until == backfill.until)?;
+    Some(progress.instants)
 }
 
 /// How many instants the range has, one more than are allowed at most.
@@ -78,14 +91,7 @@ pub(super) fn ask(
             return Wish::nothing(status);
         }
     };
-    let words = format!(
-        "{} {} from {} {}",
-        backfill.cron,
-        backfill.time_zone.as_deref().unwrap_or("UTC"),
-        backfill.from.0,
-        token.unwrap_or_default()
-    );
-    let words = words.trim_end().to_owned();
+    let words = format!("{}{}", range(backfill), token.unwrap_or_default());
     let since = status.considered.as_ref().map(|time| time.0).filter(|_| status.schedule == words);
     if since.is_none() {
         status.backfill = None;
@@ -93,9 +99,11 @@ pub(super) fn ask(
     let since = since.unwrap_or_else(|| begin(backfill));
     status.schedule = words;
     status.considered = Some(Time(since));
-    let mut progress = status.backfill.unwrap_or_default();
-    progress.instants = count(backfill, &clock);
-    status.backfill = Some(progress);
+    let instants_of = counted(&status, backfill).unwrap_or_else(|| count(backfill, &clock));
+    let (succeeded, failed) = status.backfill.as_ref().map_or((0, 0), |known| (known.succeeded, known.failed));
+    let started = status.backfill.as_ref().map_or_else(|| Time(now), |known| known.started.clone());
+    let until = backfill.until.clone();
+    status.backfill = Some(BackfillStatus { started, until, instants: instants_of, succeeded, failed });
     if suspended {
         say(&mut status, Reason::Suspended, "spec.suspend is true: the backfill goes on when that is taken back");
         return Wish::nothing(status);
@@ -115,17 +123,33 @@ pub(super) fn ask(
     Wish { causes, next: next.filter(|next| *next > now), held, ..Wish::nothing(status) }
 }
 
-/// Counts runs that have ended now, of instants that this pass through the range has come to.
-pub(super) fn tell<'a>(status: &mut TriggerStatus, ended: impl IntoIterator<Item = &'a Revision>) {
-    let (Some(progress), Some(considered)) = (&mut status.backfill, &status.considered) else { return };
-    for entry in ended.into_iter().filter(|entry| entry.trigger == status.name) {
-        let Cause::Backfill { instant } = &entry.cause else { continue };
-        match entry.phase {
-            _ if instant.0 > considered.0 => {}
-            RevisionPhase::Succeeded => progress.succeeded = progress.succeeded.saturating_add(1),
-            // The instant is run again by the spec as it is.
-            RevisionPhase::Superseded => {}
-            _ => progress.failed = progress.failed.saturating_add(1),
+/// Counts runs that have ended now, of instants that this pass through the range has dealt with before: `held` is up to when.
+pub(super) fn tell<'a>(status: &mut TriggerStatus, held: Option<&Time>, ended: impl Iterator<Item = &'a Revision>) {
+    let (Some(progress), Some(held)) = (&mut status.backfill, held) else { return };
+    let started = progress.started.0;
+    for entry in ended.filter(|entry| entry.trigger == status.name && entry.created.0 >= started) {
+        if matches!(&entry.cause, Cause::Backfill { instant } if instant.0 <= held.0) {
+            count_in(progress, entry);
         }
+    }
+}
+
+/// Counts the run of an instant that this pass has come to, and that was run before.
+pub(super) fn found(status: &mut TriggerStatus, entry: &Revision) {
+    if let Some(progress) = &mut status.backfill {
+        count_in(progress, entry);
+    }
+}
+
+fn count_in(progress: &mut BackfillStatus, entry: &Revision) {
+    match entry.phase {
+        RevisionPhase::Succeeded => progress.succeeded = progress.succeeded.saturating_add(1),
+        // What the store's ledger knows has been run, though its run is gone.
+        RevisionPhase::Failed if entry.reason == Reason::AlreadyRun.as_str() => {
+            progress.succeeded = progress.succeeded.saturating_add(1);
+        }
+        // The instant is run again by the spec as it is.
+        RevisionPhase::Superseded => {}
+        _ => progress.failed = progress.failed.saturating_add(1),
     }
 }

@@ -9,14 +9,14 @@ use trainyard_crds::condition::Reason;
 use trainyard_crds::names;
 use trainyard_crds::v1alpha1::{
     Cause, Concurrency, ModelReference, PipelineSpec, PipelineStatus, RetryFailedRevision, Revision, RevisionPhase,
-    RunPhase, TriggerStatus, UpstreamArtifact,
+    RunPhase, Trigger, TriggerKind, TriggerStatus, UpstreamArtifact,
 };
 
 use super::data::SeenData;
 use super::key::run_key;
 use super::ledger::{Ledger, end};
 use super::models::{dethroned, reigns};
-use super::triggers::{Question, Wish, ask, quiet, say};
+use super::triggers::{Question, Wish, ask, check_one, quiet, say};
 use super::upstream::SeenUpstream;
 use super::{backfill, data, given::given, upstream};
 
@@ -92,6 +92,8 @@ pub struct NewRun {
     pub promotes: Vec<ModelReference>,
     /// Values of its parameters.
     pub params: BTreeMap<String, Value>,
+    /// What another pipeline has made, if that started it.
+    pub upstream: Option<UpstreamArtifact>,
 }
 
 /// What is to be done.
@@ -122,10 +124,11 @@ pub fn decide(seen: &Seen<'_>) -> Decision {
         decision.wake = retry(seen, &mut ledger);
         request(seen, &mut ledger, &mut decision);
     }
-    for trigger in &seen.spec.triggers {
+    for (index, trigger) in seen.spec.triggers.iter().enumerate() {
         let prior = seen.status.triggers.iter().find(|status| status.name == trigger.name);
         let question = Question {
             spec: seen.spec,
+            valid: check_one(seen.name, seen.spec, index, prior),
             data: seen.data.get(&trigger.name),
             upstream: seen.upstream.get(&trigger.name),
             active: ledger.active_of(&trigger.name),
@@ -135,7 +138,7 @@ pub fn decide(seen: &Seen<'_>) -> Decision {
         };
         let Wish { mut status, causes, upstream, next, held } = ask(trigger, prior, &question);
         decision.next_run = earlier(decision.next_run, next);
-        backfill::tell(&mut status, ledger.ended());
+        backfill::tell(&mut status, held.as_ref(), ledger.ended());
         let fired = |cause| fire(seen, &mut ledger, &mut status, (cause, upstream.clone()));
         if !seen.runnable || !causes.into_iter().all(fired) {
             // What was not started is wanted again when the spec is in order, or another run has ended.
@@ -172,6 +175,7 @@ pub fn creates(spec: &PipelineSpec, revisions: &[Revision], runs: &BTreeMap<Stri
                 true => given(spec, &entry.trigger, &entry.cause, entry.upstream.as_ref()),
                 false => BTreeMap::new(),
             },
+            upstream: entry.upstream.clone(),
         })
         .collect()
 }
@@ -218,7 +222,8 @@ fn renew(seen: &Seen<'_>, ledger: &mut Ledger) {
             RevisionPhase::Queued => is_gone(seen, entry) || !current(entry),
             // Its run found another spec than it was started for, and did nothing.
             RevisionPhase::Superseded => {
-                let newest = || ledger.of_cause(&entry.cause).is_some_and(|newest| newest.key == entry.key);
+                let newest =
+                    || ledger.of_cause(&entry.trigger, &entry.cause).is_some_and(|newest| newest.key == entry.key);
                 !is_gone(seen, entry)
                     && if entry.cause == (Cause::SpecChange {}) { current(entry) } else { newest() }
                     && ledger.ended().any(|ended| ended.key == entry.key)
@@ -267,9 +272,20 @@ fn repeat(seen: &Seen<'_>, entry: &mut Revision) {
     entry.completed = None;
 }
 
-/// Whether the trigger of an entry was taken out of the spec.
+/// Whether the trigger of an entry was taken out of the spec, or is of another kind now.
 fn is_gone(seen: &Seen<'_>, entry: &Revision) -> bool {
-    !entry.trigger.is_empty() && !seen.spec.triggers.iter().any(|trigger| trigger.name == entry.trigger)
+    let starts = |trigger: &Trigger| {
+        matches!(
+            (&trigger.kind, &entry.cause),
+            (TriggerKind::SpecChange(_), Cause::SpecChange {})
+                | (TriggerKind::Schedule(_), Cause::Schedule { .. })
+                | (TriggerKind::Data(_), Cause::Data { .. })
+                | (TriggerKind::Upstream(_), Cause::Upstream { .. })
+                | (TriggerKind::Backfill(_), Cause::Backfill { .. })
+        )
+    };
+    let mut triggers = seen.spec.triggers.iter();
+    !entry.trigger.is_empty() && !triggers.any(|trigger| trigger.name == entry.trigger && starts(trigger))
 }
 
 /// Has revisions that failed run again, as far as the spec asks for it. Returns when the next one is due.
@@ -302,7 +318,7 @@ fn request(seen: &Seen<'_>, ledger: &mut Ledger, decision: &mut Decision) {
     }
     decision.request = Some(value.to_owned());
     let new = entry(seen, "", (Cause::Request { value: value.to_owned() }, None));
-    if ledger.of_cause(&new.cause).is_none() {
+    if ledger.of_cause("", &new.cause).is_none() {
         ledger.put(new);
     }
 }
@@ -319,14 +335,20 @@ fn fire(
     let mut new = entry(seen, &status.name, (cause, upstream));
     // Of the same data another spec makes something else.
     let by_key = by_spec || filled || matches!(new.cause, Cause::Data { .. } | Cause::Upstream { .. });
-    let known = if by_key { ledger.get(&new.key) } else { ledger.of_cause(&new.cause) };
-    if let Some(known) = known.filter(|known| by_spec && is_undone(known)) {
+    let same = ledger.get(&new.key);
+    let known = if by_key { same } else { same.or_else(|| ledger.of_cause(&status.name, &new.cause)) };
+    if let Some(known) = known.filter(|known| by_key && is_undone(known)) {
         // Its run is there, and has ended.
         new.retries = known.retries;
         repeat(seen, &mut new);
     }
     match known.map(|known| (known.phase, known.run.clone())) {
         Some((RevisionPhase::Queued | RevisionPhase::Starting | RevisionPhase::Running, _)) => {
+            if filled && let Some(entry) = ledger.entries.iter_mut().find(|entry| entry.key == new.key) {
+                // Of a pass that was begun before, or of a trigger of another name: it counts for this one.
+                entry.created = Time(seen.now);
+                entry.trigger.clone_from(&status.name);
+            }
             status.key = new.key;
             return true;
         }
@@ -341,11 +363,13 @@ fn fire(
             return true;
         }
         // What was not run because of another one is run now that it is wanted again.
-        Some((RevisionPhase::Superseded | RevisionPhase::Skipped, _)) if by_spec => {}
+        Some((RevisionPhase::Superseded | RevisionPhase::Skipped, _)) if by_key => {}
         // A pass through the range that was begun anew counts what is there.
         Some(_) if filled => {
             status.key = new.key;
-            backfill::tell(status, ledger.get(&status.key));
+            if let Some(entry) = ledger.get(&status.key) {
+                backfill::found(status, entry);
+            }
             return true;
         }
         Some((phase, run)) => {

@@ -4,6 +4,8 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use trainyard_crds::v1alpha1::{Cause, PipelineSpec};
 
+use super::given::given;
+
 /// SHA-256, as 64 hexadecimal digits, over canonical JSON (RFC 8785) of the part of the spec that can change a result, its
 /// `rerunToken`, the cause, and the parameters that the trigger of this name gives, if it gives any.
 ///
@@ -19,10 +21,10 @@ pub fn run_key(spec: &PipelineSpec, trigger: &str, cause: &Cause) -> String {
         "rerunToken": spec.rerun_token.as_deref().unwrap_or_default(),
         "cause": cause,
     });
-    let trigger = spec.triggers.iter().find(|known| known.name == trigger);
-    // As they are written: what they become follows from the cause.
-    if let Some(params) = trigger.map(|trigger| &trigger.params).filter(|params| !params.is_empty()) {
-        content["params"] = json!(params);
+    let written = spec.triggers.iter().find(|known| known.name == trigger).map(|trigger| &trigger.params);
+    // Where an output of another pipeline lies is not in it: the cause has its checksum.
+    if let Some(written) = written.filter(|params| !params.is_empty()) {
+        content["params"] = json!({"written": written, "given": given(spec, trigger, cause, None)});
     }
     // Of a JSON value this cannot fail; if it did, all specs would have the key of nothing, and none would run twice.
     let canonical = serde_json_canonicalizer::to_vec(&content).unwrap_or_default();

@@ -52,9 +52,9 @@ impl Ledger {
         self.entries.iter().find(|entry| entry.key == key)
     }
 
-    /// The newest entry of a cause, whatever the spec was then.
-    pub(super) fn of_cause(&self, cause: &Cause) -> Option<&Revision> {
-        self.entries.iter().find(|entry| entry.cause == *cause)
+    /// The newest entry of a cause of a trigger, whatever the spec was then.
+    pub(super) fn of_cause(&self, trigger: &str, cause: &Cause) -> Option<&Revision> {
+        self.entries.iter().find(|entry| entry.trigger == trigger && entry.cause == *cause)
     }
 
     /// Those whose runs are active, backfills apart.
@@ -119,6 +119,9 @@ fn follow(entry: &mut Revision, run: Option<&SeenRun>, now: Timestamp) {
             let ended = match phase {
                 RunPhase::Pending | RunPhase::Running | RunPhase::Suspended => {
                     entry.phase = RevisionPhase::Running;
+                    if backfill::is_of(entry) {
+                        entry.message.clear();
+                    }
                     return;
                 }
                 RunPhase::Succeeded => RevisionPhase::Succeeded,
@@ -139,9 +142,16 @@ fn follow(entry: &mut Revision, run: Option<&SeenRun>, now: Timestamp) {
             );
             end(entry, RevisionPhase::Failed, (Reason::NameCollision.as_str(), message), now);
         }
+        // Nothing waits for it, and what comes after it would be refused as well: it is tried again.
+        (RevisionPhase::Starting, Some(SeenRun::Refused(message))) if backfill::is_of(entry) => {
+            entry.message = format!("the API server refuses the run, and it is tried again: {message}");
+        }
         (RevisionPhase::Starting, Some(SeenRun::Refused(message))) => {
-            let message =
-                format!("the API server refuses the run: {message}; when that is mended, set another rerunToken");
+            let remedy = match entry.cause {
+                Cause::SpecChange {} => "set another rerunToken",
+                _ => "create such a run yourself, or set retryFailedRevision: Backoff",
+            };
+            let message = format!("the API server refuses the run: {message}; when that is mended, {remedy}");
             end(entry, RevisionPhase::Failed, (Reason::RunRefused.as_str(), message), now);
         }
         (RevisionPhase::Running, Some(SeenRun::Missing)) => {

@@ -12,23 +12,39 @@ use super::upstream::{self, SeenUpstream};
 use super::{backfill, given, retention};
 use crate::SpecProblem;
 
-/// What is wrong with the triggers and the retention of a pipeline.
+/// What is wrong with the triggers and the retention of the pipeline of this name. `known` is its `status.triggers`.
 ///
 /// # Errors
 /// The first trigger that can never start a run, by its field.
-pub fn check(spec: &PipelineSpec) -> Result<(), SpecProblem> {
+pub fn check(name: &str, spec: &PipelineSpec, known: &[TriggerStatus]) -> Result<(), SpecProblem> {
     retention::check(spec)?;
-    for (index, trigger) in spec.triggers.iter().enumerate() {
+    let status = |trigger: &Trigger| known.iter().find(|status| status.name == trigger.name);
+    spec.triggers.iter().enumerate().try_for_each(|(index, trigger)| check_one(name, spec, index, status(trigger)))
+}
+
+/// What is wrong with one trigger.
+pub(super) fn check_one(
+    name: &str,
+    spec: &PipelineSpec,
+    index: usize,
+    known: Option<&TriggerStatus>,
+) -> Result<(), SpecProblem> {
+    if let Some(trigger) = spec.triggers.get(index) {
         let path = format!("spec.triggers[{index}]");
         match &trigger.kind {
-            TriggerKind::SpecChange(_) | TriggerKind::Upstream(_) => {}
+            TriggerKind::SpecChange(_) => {}
+            TriggerKind::Upstream(watched) if watched.pipeline == name => {
+                let message = "a pipeline cannot start itself by what it makes: name another one";
+                return Err(SpecProblem::new(Reason::InvalidPipeline, format!("{path}.upstream.pipeline"), message));
+            }
+            TriggerKind::Upstream(_) => {}
             TriggerKind::Schedule(schedule) => {
                 if let Err((reason, message)) = Clock::new(schedule) {
                     return Err(SpecProblem::new(reason, format!("{path}.schedule"), message));
                 }
             }
             TriggerKind::Data(watched) => data::check(watched, &format!("{path}.data"))?,
-            TriggerKind::Backfill(range) => backfill::check(range, &format!("{path}.backfill"))?,
+            TriggerKind::Backfill(range) => backfill::check(range, known, &format!("{path}.backfill"))?,
         }
         given::check(spec, trigger, &path)?;
     }
@@ -60,6 +76,8 @@ impl Wish {
 /// What triggers are asked about.
 pub(super) struct Question<'a> {
     pub(super) spec: &'a PipelineSpec,
+    /// Whether it can start anything at all.
+    pub(super) valid: Result<(), SpecProblem>,
     pub(super) data: Option<&'a SeenData>,
     pub(super) upstream: Option<&'a SeenUpstream>,
     /// How many of its runs have not ended.
@@ -85,6 +103,10 @@ pub(super) fn ask(trigger: &Trigger, prior: Option<&TriggerStatus>, question: &Q
     if HOLDS.iter().any(|hold| hold.as_str() == status.reason) && (looked || !busy) {
         quiet(&mut status);
     }
+    if let Err(problem) = &question.valid {
+        say(&mut status, problem.reason, problem.to_string());
+        return Wish::nothing(status);
+    }
     match &trigger.kind {
         TriggerKind::SpecChange(_) => {
             let cause = Cause::SpecChange {};
@@ -109,7 +131,17 @@ pub(super) fn ask(trigger: &Trigger, prior: Option<&TriggerStatus>, question: &Q
 }
 
 /// Reasons that hold for as long as they are found again.
-const HOLDS: [Reason; 4] = [Reason::Suspended, Reason::InvalidSchedule, Reason::UnknownTimeZone, Reason::PipelineBusy];
+const HOLDS: [Reason; 9] = [
+    Reason::Suspended,
+    Reason::InvalidSchedule,
+    Reason::UnknownTimeZone,
+    Reason::InvalidPipeline,
+    Reason::ParameterUnknown,
+    Reason::ParameterMissing,
+    Reason::ParameterInvalid,
+    Reason::UnknownReference,
+    Reason::PipelineBusy,
+];
 
 /// Takes back why it started nothing.
 pub(super) fn quiet(status: &mut TriggerStatus) {

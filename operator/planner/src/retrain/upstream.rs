@@ -1,5 +1,7 @@
 //! Triggers by what another pipeline has made.
 
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::v1alpha1::{
     Cause, PipelineSpec, PipelineStatus, TriggerKind, TriggerStatus, Upstream, UpstreamArtifact, UpstreamStatus,
@@ -12,6 +14,8 @@ use super::triggers::{Wish, quiet, say};
 pub struct SeenUpstream {
     /// Its newest run that has succeeded; empty if there is none.
     pub run: String,
+    /// When that was created.
+    pub created: Option<Timestamp>,
     /// The output of that run; `None` without a run. Or why it is not known.
     pub found: Result<Option<FoundOutput>, (Reason, String)>,
 }
@@ -32,8 +36,8 @@ pub struct Watched<'a> {
     pub trigger: &'a str,
     /// The output.
     pub upstream: &'a Upstream,
-    /// The run that was looked at last; `None` if none was yet.
-    pub run: Option<&'a str>,
+    /// The run that was looked at last, and when it was created; `None` if nothing was looked at yet.
+    pub run: Option<(&'a str, Option<Timestamp>)>,
 }
 
 /// What upstream triggers watch.
@@ -42,13 +46,17 @@ pub fn watched<'a>(spec: &'a PipelineSpec, status: &'a PipelineStatus) -> impl I
         let TriggerKind::Upstream(upstream) = &trigger.kind else { return None };
         let row = status.triggers.iter().find(|row| row.name == trigger.name);
         let before = row.and_then(|row| row.upstream.as_ref()).filter(|before| is_of(before, upstream));
-        Some(Watched { trigger: &trigger.name, upstream, run: before.map(|before| before.run.as_str()) })
+        Some(Watched { trigger: &trigger.name, upstream, run: before.map(known) })
     })
+}
+
+fn known(before: &UpstreamStatus) -> (&str, Option<Timestamp>) {
+    (&before.run, before.created.as_ref().map(|created| created.0))
 }
 
 fn nothing(upstream: &Upstream) -> UpstreamStatus {
     let (pipeline, output) = (upstream.pipeline.clone(), upstream.output.clone());
-    UpstreamStatus { pipeline, output, run: String::new(), digest: String::new() }
+    UpstreamStatus { pipeline, output, run: String::new(), created: None, digest: String::new() }
 }
 
 fn is_of(before: &UpstreamStatus, upstream: &Upstream) -> bool {
@@ -88,7 +96,7 @@ pub(super) fn ask(
     if UNSEEN.iter().any(|reason| reason.as_str() == status.reason) {
         quiet(&mut status);
     }
-    let mut now = UpstreamStatus { run: seen.run.clone(), ..nothing(upstream) };
+    let mut now = UpstreamStatus { run: seen.run.clone(), created: seen.created.map(Time), ..nothing(upstream) };
     let Some(found) = found else {
         // Its runs that have succeeded may all be gone; what the last of them made is known.
         now.digest = before.map(|before| before.digest).unwrap_or_default();
@@ -103,7 +111,7 @@ pub(super) fn ask(
             wish.causes.push(Cause::Upstream { pipeline, output, digest: found.digest.clone() });
             wish.upstream = Some(UpstreamArtifact { run: seen.run.clone(), uri: found.uri.clone() });
         }
-        Some(before) if before.run != seen.run => {
+        Some(before) if known(&before) != (&seen.run, seen.created) => {
             let message = format!("run {} has written the same {} as the one before", seen.run, upstream.output);
             say(&mut wish.status, Reason::OutputUnchanged, message);
         }

@@ -39,7 +39,7 @@ fn instants(world: &World) -> Vec<String> {
 }
 
 fn progress(world: &World) -> (u32, u32, u32) {
-    let progress = world.trigger("history").backfill.unwrap();
+    let progress = world.trigger("history").backfill.as_ref().unwrap();
     (progress.instants, progress.succeeded, progress.failed)
 }
 
@@ -180,7 +180,8 @@ fn the_ledger_keeps_what_other_triggers_did_rather_than_a_backfill() {
 #[test]
 fn a_range_that_says_nothing_or_too_much_is_told() {
     let problem = |backfill: Value| {
-        let problem = check(&spec(json!({"triggers": [{"name": "history", "backfill": backfill}]}))).unwrap_err();
+        let problem =
+            check("iris", &spec(json!({"triggers": [{"name": "history", "backfill": backfill}]})), &[]).unwrap_err();
         format!("{} {problem}", problem.reason)
     };
     let range = |cron: &str, until: &str| json!({"cron": cron, "from": "2026-01-01T00:00:00Z", "until": until});
@@ -198,4 +199,55 @@ fn a_range_that_says_nothing_or_too_much_is_told() {
         problem(range("* * * * *", "2026-02-01T00:00:00Z")),
         "InvalidSchedule spec.triggers[0].backfill: more than 10000 instants lie between from and until: use a shorter range, or several triggers"
     );
+}
+
+#[test]
+fn an_active_instant_that_a_new_pass_comes_to_is_counted_once() {
+    let mut world = world(json!({}));
+    for _ in 0..4 {
+        world.settle();
+        world.end(RunPhase::Succeeded);
+    }
+    world.settle();
+    // The fifth of January runs, and the range begins with it now.
+    let range = json!({"cron": "0 0 * * *", "from": "2026-01-05T00:00:00Z", "until": "2026-01-08T00:00:00Z"});
+    world.spec.triggers[0] = serde_json::from_value(json!({"name": "history", "backfill": range})).unwrap();
+    work(&mut world, RunPhase::Succeeded);
+    assert_eq!((instants(&world).len(), progress(&world)), (7, (3, 3, 0)));
+}
+
+#[test]
+fn a_trigger_that_is_renamed_while_its_run_is_not_accepted_runs_the_instant_all_the_same() {
+    let mut world = world(json!({"until": "2026-01-03T00:00:00Z"}));
+    world.write();
+    world.spec.triggers[0].name = "past".into();
+    work(&mut world, RunPhase::Succeeded);
+    let past = world.trigger("past").backfill.clone().unwrap();
+    assert_eq!((instants(&world).len(), past.succeeded, past.failed), (2, 2, 0));
+}
+
+#[test]
+fn what_the_store_knows_to_have_been_run_counts_as_run() {
+    let mut world = world(json!({"until": "2026-01-03T00:00:00Z"}));
+    world.settle();
+    let run = world.runs.values_mut().next().unwrap();
+    (run.phase, run.reason) = (RunPhase::Failed, "AlreadyRun".into());
+    work(&mut world, RunPhase::Succeeded);
+    assert_eq!(progress(&world), (2, 2, 0));
+}
+
+#[test]
+fn a_run_that_is_refused_is_tried_again_and_holds_the_others_up() {
+    let mut world = world(json!({"until": "2026-01-03T00:00:00Z"}));
+    world.write();
+    let name = world.to_create()[0].name.clone();
+    world.refused.insert(name.clone(), "a policy says no".into());
+    world.settle();
+    assert_eq!((world.newest().run.clone(), world.newest().phase), (name, RevisionPhase::Starting));
+    assert_eq!(world.newest().message, "the API server refuses the run, and it is tried again: a policy says no");
+    assert_eq!((world.created.len(), progress(&world)), (0, (2, 0, 0)));
+    // What was refused is forgotten after a while.
+    world.refused.clear();
+    work(&mut world, RunPhase::Succeeded);
+    assert_eq!((progress(&world), world.newest().message.as_str()), ((2, 2, 0), ""));
 }

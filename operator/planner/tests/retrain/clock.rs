@@ -175,10 +175,15 @@ fn a_schedule_that_cannot_be_followed_says_why_and_stops_no_other() {
         .map(|status| (status.reason.as_str(), status.message.as_str()))
         .to_vec();
     assert_eq!(said[0].0, "UnknownTimeZone");
-    assert!(said[0].1.starts_with("there is no time zone \"Europe/Atlantis\""), "{}", said[0].1);
-    assert_eq!(said[1], ("InvalidSchedule", "cron \"0 0 30 2 *\" never comes: no date of any year matches it"));
+    assert!(
+        said[0].1.starts_with("spec.triggers[0].schedule: there is no time zone \"Europe/Atlantis\""),
+        "{}",
+        said[0].1
+    );
+    let never = "spec.triggers[1].schedule: cron \"0 0 30 2 *\" never comes: no date of any year matches it";
+    assert_eq!(said[1], ("InvalidSchedule", never));
     assert_eq!(said[2].0, "InvalidSchedule");
     assert_eq!(world.phases(), [RevisionPhase::Running]);
-    let problem = check(&world.spec).unwrap_err();
+    let problem = check("iris", &world.spec, &[]).unwrap_err();
     assert!(problem.to_string().starts_with("spec.triggers[0].schedule: there is no time zone"), "{problem}");
 }

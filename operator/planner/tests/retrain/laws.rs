@@ -81,7 +81,7 @@ proptest! {
                 Step::Output(value) => {
                     // The watch shows it for as long as it is so.
                     let output = FoundOutput { digest: value.to_string(), uri: "s3://bucket/table/".into() };
-                    let seen = SeenUpstream { run: format!("clean-{value}"), found: Ok(Some(output)) };
+                    let seen = SeenUpstream { run: format!("clean-{value}"), created: None, found: Ok(Some(output)) };
                     world.upstream.insert("clean".into(), seen);
                 }
             }
@@ -105,7 +105,7 @@ proptest! {
         }
         prop_assert!(by_cause.values().all(|count| *count == 1), "{by_cause:?}");
         // Each day has had its run, however that ended.
-        let progress = world.trigger("history").backfill.unwrap();
+        let progress = world.trigger("history").backfill.clone().unwrap();
         prop_assert_eq!((progress.instants, progress.succeeded + progress.failed), (5, 5));
         // The spec as it is has been run, or its run did not end well.
         let current = world.trigger("git").key.clone();

@@ -3,9 +3,9 @@
 use serde_json::json;
 use trainyard_crds::condition::Reason;
 use trainyard_crds::v1alpha1::{Cause, RunPhase};
-use trainyard_planner::retrain::{FoundOutput, SeenUpstream, watched};
+use trainyard_planner::retrain::{FoundOutput, SeenUpstream, check, watched};
 
-use crate::world::{World, rate};
+use crate::world::{World, rate, time};
 
 fn world() -> World {
     World::new(json!({
@@ -20,7 +20,8 @@ fn world() -> World {
 /// The run that has succeeded last wrote this.
 fn sees(world: &mut World, run: &str, digest: &str) {
     let output = FoundOutput { digest: digest.into(), uri: format!("s3://bucket/{run}/table/") };
-    looks(world, SeenUpstream { run: run.into(), found: Ok(Some(output)) });
+    let created = Some(time("2026-01-01T00:00:00Z"));
+    looks(world, SeenUpstream { run: run.into(), created, found: Ok(Some(output)) });
 }
 
 fn looks(world: &mut World, seen: SeenUpstream) {
@@ -49,7 +50,7 @@ fn what_is_there_first_starts_nothing_and_each_change_one_run_that_knows_it() {
 #[test]
 fn the_first_run_of_a_pipeline_that_had_none_is_a_change() {
     let mut world = world();
-    looks(&mut world, SeenUpstream { run: String::new(), found: Ok(None) });
+    looks(&mut world, SeenUpstream { run: String::new(), created: None, found: Ok(None) });
     sees(&mut world, "clean-1", "one");
     assert_eq!(world.trained.len(), 1);
 }
@@ -85,8 +86,9 @@ fn what_returns_to_what_was_trained_starts_nothing_until_the_spec_is_another() {
 fn another_output_begins_anew_and_is_looked_for() {
     let mut world = world();
     sees(&mut world, "clean-1", "one");
-    let known =
-        |world: &World| watched(&world.spec, &world.status).map(|known| known.run.map(str::to_owned)).next().unwrap();
+    let known = |world: &World| {
+        watched(&world.spec, &world.status).map(|known| known.run.map(|(run, _)| run.to_owned())).next().unwrap()
+    };
     assert_eq!(known(&world).as_deref(), Some("clean-1"));
     let other = json!({"name": "clean", "upstream": {"pipeline": "clean", "output": "clean.other"}});
     world.spec.triggers[0] = serde_json::from_value(other).unwrap();
@@ -99,7 +101,7 @@ fn another_output_begins_anew_and_is_looked_for() {
 fn what_was_not_found_at_first_is_a_change_when_it_comes() {
     let mut world = world();
     let gone = (Reason::UpstreamNotFound, "there is no Pipeline clean".to_owned());
-    looks(&mut world, SeenUpstream { run: String::new(), found: Err(gone) });
+    looks(&mut world, SeenUpstream { run: String::new(), created: None, found: Err(gone) });
     sees(&mut world, "clean-1", "one");
     assert_eq!(world.trained.len(), 1);
 }
@@ -109,7 +111,7 @@ fn what_is_not_found_is_told_and_what_has_changed_by_then_is_not_lost() {
     let mut world = world();
     sees(&mut world, "clean-1", "one");
     let gone = (Reason::UpstreamNotFound, "there is no Pipeline clean".to_owned());
-    looks(&mut world, SeenUpstream { run: String::new(), found: Err(gone) });
+    looks(&mut world, SeenUpstream { run: String::new(), created: None, found: Err(gone) });
     let trigger = world.trigger("clean");
     assert_eq!((trigger.reason.as_str(), trigger.message.as_str()), ("UpstreamNotFound", "there is no Pipeline clean"));
     sees(&mut world, "clean-2", "two");
@@ -135,7 +137,39 @@ fn what_a_suspended_or_a_busy_pipeline_cannot_run_it_runs_later() {
 fn when_all_runs_are_gone_what_was_seen_is_known() {
     let mut world = world();
     sees(&mut world, "clean-1", "one");
-    looks(&mut world, SeenUpstream { run: String::new(), found: Ok(None) });
+    looks(&mut world, SeenUpstream { run: String::new(), created: None, found: Ok(None) });
     sees(&mut world, "clean-2", "one");
     assert_eq!(world.created.len(), 0);
+}
+
+#[test]
+fn what_was_left_out_for_a_newer_one_is_run_when_it_comes_back() {
+    let mut world = world();
+    for (run, digest) in [("a", "one"), ("b", "two"), ("c", "three"), ("d", "four")] {
+        // The second is active, the third waits, and the fourth takes its place.
+        sees(&mut world, run, digest);
+    }
+    world.end(RunPhase::Succeeded);
+    world.settle();
+    world.end(RunPhase::Succeeded);
+    sees(&mut world, "e", "three");
+    let digests: Vec<&str> = world
+        .trained
+        .iter()
+        .map(|(_, cause)| match cause {
+            Cause::Upstream { digest, .. } => digest.as_str(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(digests, ["two", "four", "three"]);
+}
+
+#[test]
+fn a_pipeline_does_not_follow_itself() {
+    let own = json!({"triggers": [{"name": "loop", "upstream": {"pipeline": "iris", "output": "train.model"}}]});
+    let problem = check("iris", &crate::world::spec(own), &[]).unwrap_err();
+    assert_eq!(
+        problem.to_string(),
+        "spec.triggers[0].upstream.pipeline: a pipeline cannot start itself by what it makes: name another one"
+    );
 }

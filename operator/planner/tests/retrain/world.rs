@@ -6,8 +6,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use trainyard_crds::v1alpha1::{
     Cause, ModelReference, PipelineSpec, PipelineStatus, Revision, RevisionPhase, RunPhase, TriggerStatus,
+    UpstreamArtifact,
 };
-use trainyard_planner::retrain::{NewRun, Seen, SeenData, SeenRun, SeenUpstream, creates, decide, run_key, unsettled};
+use trainyard_planner::retrain::{
+    NewRun, Seen, SeenData, SeenRun, SeenUpstream, creates, decide, given, run_key, unsettled,
+};
 
 /// A spec with two stages and these fields more.
 pub fn spec(more: Value) -> PipelineSpec {
@@ -42,6 +45,7 @@ pub struct Run {
     pub trigger: String,
     pub cause: Cause,
     pub params: BTreeMap<String, Value>,
+    pub upstream: Option<UpstreamArtifact>,
     pub phase: RunPhase,
     pub reason: String,
     /// Whether it was accepted, and so did something.
@@ -147,6 +151,7 @@ impl World {
             trigger: new.trigger,
             cause: new.cause,
             params: new.params,
+            upstream: new.upstream,
             phase: RunPhase::Pending,
             reason: String::new(),
             trained: false,
@@ -161,7 +166,9 @@ impl World {
             if run.phase != RunPhase::Pending {
                 continue;
             }
-            if run_key(&self.spec, &run.trigger, &run.cause) == run.key {
+            let told = !run.promotes.is_empty()
+                || given(&self.spec, &run.trigger, &run.cause, run.upstream.as_ref()) == run.params;
+            if told && run_key(&self.spec, &run.trigger, &run.cause) == run.key {
                 run.phase = RunPhase::Running;
                 if run.promotes.is_empty() {
                     run.trained = true;
