@@ -4,7 +4,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use trainyard_crds::labels;
-use trainyard_crds::v1alpha1::{Pipeline, PipelineRun, RunDeletion};
+use trainyard_crds::v1alpha1::{Pipeline, RunDeletion};
 use trainyard_planner::{Note, NoteKind};
 
 use crate::apply::{WriteError, Writer};
@@ -72,6 +72,7 @@ async fn follow(writer: &Writer, pipeline: &Pipeline, uid: &str) -> Result<(), W
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+    use trainyard_crds::v1alpha1::PipelineRun;
 
     #[test]
     fn who_started_a_run_is_its_controller_or_in_its_label() {
