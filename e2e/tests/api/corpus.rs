@@ -230,7 +230,7 @@ fn triggers_are_refused_as_the_corpus_says() {
                 wrong.push(format!("{name}: the API server should take it: {}", answer.message()));
                 continue;
             }
-            match trainyard_planner::retrain::check(&serde_json::from_value(spec).unwrap()) {
+            match trainyard_planner::retrain::check("iris", &serde_json::from_value(spec).unwrap(), &[]) {
                 Err(problem) if problem.reason.as_str() == refusal.reason && problem.path == refusal.field => {}
                 other => wrong.push(format!("{name}: {other:?} instead of {} at {}", refusal.reason, refusal.field)),
             }
