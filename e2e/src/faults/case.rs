@@ -12,7 +12,7 @@ use super::proxy::{Proxy, Scene};
 use super::report_proxy::ReportProxy;
 use super::store::{self, Commit};
 use super::store_proxy::StoreProxy;
-use super::user::User;
+use super::user::{User, has_ended};
 use super::workload::{Starts, Workload};
 use crate::store::{BUCKET, LocalVersity};
 use anyhow::{Context as _, Result};
@@ -279,12 +279,15 @@ async fn submit(api: &Api, workload: &Workload, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-/// The run or job that is followed.
-fn followed<'a>(world: &'a World, workload: &Workload) -> Option<&'a serde_json::Value> {
+/// The runs or the job that are followed; `None` as long as not all of them have been there.
+fn followed<'a>(world: &'a World, workload: &Workload) -> Option<Vec<&'a serde_json::Value>> {
     match workload.starts {
-        Starts::Run => world.object(subject(workload), RUN),
-        // What its name is follows from what started it. That there is only one is for the invariants to say.
-        Starts::SpecChange | Starts::Request => world.objects(Kind::Run).next(),
+        Starts::Run => world.object(subject(workload), RUN).map(|object| vec![object]),
+        // What their names are follows from what started them. That there are no more is for the invariants to say.
+        Starts::Trigger | Starts::Request => {
+            let runs: Vec<_> = world.objects(Kind::Run).collect();
+            (runs.len() + world.deleted() >= workload.runs).then_some(runs)
+        }
     }
 }
 
@@ -293,7 +296,7 @@ fn subject(workload: &Workload) -> Kind {
     if workload.job.is_some() { Kind::Job } else { Kind::Run }
 }
 
-/// The run or job has ended and has left the operator's watch, and no runner is left.
+/// The runs or the job have ended and have left the operator's watch, and no runner is left.
 fn end(world: &World, workload: &Workload) -> Option<()> {
     if world.runners() > 0 {
         return None;
@@ -301,13 +304,12 @@ fn end(world: &World, workload: &Workload) -> Option<()> {
     if workload.end == "Deleted" {
         return (world.is_deleted(RUN) && !world.objects(Kind::Pod).any(is_ours)).then_some(());
     }
-    let run = followed(world, workload)?;
-    let ended = matches!(run["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Cancelled"));
     let labelled = |object: &serde_json::Value| object["metadata"]["labels"]["trainyard.dev/finished"] == "true";
-    (ended && labelled(run) && world.objects(Kind::Job).all(labelled)).then_some(())
+    let ended = |object: &serde_json::Value| has_ended(object) && labelled(object);
+    (followed(world, workload)?.into_iter().all(ended) && world.objects(Kind::Job).all(labelled)).then_some(())
 }
 
-/// Its succeeded Pods are gone, and the Pipeline shows how it ended.
+/// Their succeeded Pods are gone, and every Pipeline shows how they ended.
 fn settled(world: &World, workload: &Workload) -> Option<()> {
     let stays = |pod: &serde_json::Value| {
         let labels = &pod["metadata"]["labels"];
@@ -320,15 +322,20 @@ fn settled(world: &World, workload: &Workload) -> Option<()> {
         let rests = |pod: &serde_json::Value| stays(pod) && pod["metadata"]["deletionTimestamp"].is_null();
         return world.objects(Kind::Pod).all(rests).then_some(());
     }
-    let pipeline = world.object(Kind::Pipeline, workload.name).map(|pipeline| &pipeline["status"])?;
-    if workload.end == "Deleted" {
-        return (pipeline["activeRuns"] == 0).then_some(());
-    }
-    let run = followed(world, workload)?;
-    let phase = &run["status"]["phase"];
-    let on_record = workload.starts == Starts::Run || pipeline["revisions"][0]["phase"] == *phase;
-    let heard = pipeline["lastRun"]["phase"] == *phase && pipeline["activeRuns"] == 0 && on_record;
-    (heard && world.objects(Kind::Pod).all(stays)).then_some(())
+    let heard = |pipeline: &serde_json::Value| {
+        let (status, last) = (&pipeline["status"], &pipeline["status"]["lastRun"]);
+        if workload.end == "Deleted" {
+            return status["activeRuns"] == 0;
+        }
+        let run = last["name"].as_str().and_then(|name| world.object(Kind::Run, name));
+        let entries: Vec<_> = status["revisions"].as_array().into_iter().flatten().collect();
+        let on_record = workload.starts == Starts::Run
+            || (!entries.is_empty() && entries.iter().all(|entry| entry["completed"].is_string()));
+        let is_newest = run.is_some_and(|run| run["status"]["phase"] == last["phase"] && has_ended(run));
+        is_newest && status["activeRuns"] == 0 && on_record
+    };
+    let stay = workload.end == "Deleted" || world.objects(Kind::Pod).all(stays);
+    (stay && world.objects(Kind::Pipeline).all(heard)).then_some(())
 }
 
 /// The places of a case's name that exist in a run of so many.

@@ -71,6 +71,13 @@ pub fn is_ours(pod: &Value) -> bool {
     (has("stage") || has("rank")) && labels[FOREIGN].is_null()
 }
 
+/// Whether a Pod works for a Pipeline in its store, and is of no run.
+#[must_use]
+pub fn is_task(pod: &Value) -> bool {
+    let labels = &pod["metadata"]["labels"];
+    labels["trainyard.dev/pipeline-uid"].is_string() && labels[FOREIGN].is_null() && !is_ours(pod)
+}
+
 /// What a version is to its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Change {
@@ -340,6 +347,12 @@ impl World {
     #[must_use]
     pub fn is_deleted(&self, run: &str) -> bool {
         self.deleted.contains(run)
+    }
+
+    /// How many runs and jobs were there and are gone.
+    #[must_use]
+    pub fn deleted(&self) -> usize {
+        self.deleted.len()
     }
 
     /// Whether a process of another operator than this process's has written.

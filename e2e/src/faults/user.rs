@@ -3,6 +3,7 @@
 use super::api::Api;
 use super::history::{Kind, Recorder, What, World};
 use super::observer::collection;
+use super::workload::parameter;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -21,6 +22,10 @@ pub enum During {
     Suspend,
     /// The Pipeline is changed in a way that changes no result, and what asked for a run is taken back.
     Touch,
+    /// What waits for approval is approved.
+    Approve,
+    /// The parameter of the Pipeline gets another default, which is another revision; also when the run has ended without coming so far.
+    Change,
 }
 
 /// Does it, as long as this value lives.
@@ -42,20 +47,7 @@ impl User {
         let pods = collection(Kind::Pod, namespace);
         let pipeline = format!("{}/{pipeline}", collection(Kind::Pipeline, namespace));
         let task = tokio::spawn(async move {
-            let moment = |world: &World| {
-                let running = |pod: &&Value| {
-                    pod["metadata"]["labels"]["trainyard.dev/stage"] == "second" && pod["status"]["phase"] == "Running"
-                };
-                match kind {
-                    Kind::Job => has_phase(world, run, "Running"),
-                    _ => {
-                        let trains = |job: &&Value| job["status"]["phase"] == "Running";
-                        let stage =
-                            world.objects(Kind::Pod).find(running).or_else(|| world.objects(Kind::Job).find(trains));
-                        stage.map(|_| ())
-                    }
-                }
-            };
+            let moment = |world: &World| has_come(world, during, kind, run);
             if recorder.wait(LIMIT, "the second stage or all ranks to run", moment).await.is_err() {
                 return;
             }
@@ -72,6 +64,13 @@ impl User {
                         "spec": {"description": "another", "parallel": 7},
                     });
                     api.merge(&pipeline, &change).await.map(|_| ())
+                }
+                During::Approve => {
+                    let word = json!({"decision": "Approved", "by": "somebody"});
+                    api.merge(&path, &json!({"spec": {"approvals": {"approve": word}}})).await.map(|_| ())
+                }
+                During::Change => {
+                    api.merge(&pipeline, &json!({"spec": {"params": parameter("after")}})).await.map(|_| ())
                 }
                 During::Suspend => {
                     let suspended = |world: &World| has_phase(world, run, "Suspended");
@@ -99,6 +98,31 @@ impl Drop for User {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Whether the moment for it is there.
+fn has_come(world: &World, during: During, kind: Kind, run: &str) -> Option<()> {
+    let runs = |pod: &Value| {
+        pod["metadata"]["labels"]["trainyard.dev/stage"] == "second" && pod["status"]["phase"] == "Running"
+    };
+    let second_runs = || world.objects(Kind::Pod).any(runs);
+    let trains = || world.objects(Kind::Job).any(|job| job["status"]["phase"] == "Running");
+    let is_there = match during {
+        _ if kind == Kind::Job => return has_phase(world, run, "Running"),
+        During::Approve => world.object(Kind::Run, run).is_some_and(|run| {
+            let mut rows = run["status"]["stages"].as_array().into_iter().flatten();
+            rows.any(|row| row["reason"] == "AwaitingApproval")
+        }),
+        During::Change => second_runs() || world.objects(Kind::Run).any(has_ended),
+        _ => second_runs() || trains(),
+    };
+    is_there.then_some(())
+}
+
+/// Whether a run has ended.
+#[must_use]
+pub fn has_ended(run: &Value) -> bool {
+    matches!(run["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Cancelled"))
 }
 
 fn has_phase(world: &World, job: &str, phase: &str) -> Option<()> {

@@ -73,19 +73,21 @@ pub(super) fn then_it_is_quiet(evidence: Evidence<'_>) -> Vec<Violation> {
     found
 }
 
-/// The run has ended at most two minutes after the last fault, or after its beginning.
+/// The last run has ended at most two minutes after the last fault, or after its beginning.
 pub(super) fn the_end_comes_soon(evidence: Evidence<'_>) -> Vec<Violation> {
     let fault = evidence.history.last_fault().unwrap_or_default();
     let held: Duration = evidence.strikes.iter().map(|strike| strike.fault.holds()).max().unwrap_or_default();
     let subject = if evidence.workload.job.is_some() { Kind::Job } else { Kind::Run };
-    let ended = evidence.history.entries.iter().find_map(|entry| match &entry.what {
-        What::Version(version) if version.kind == subject => {
-            let over = version.change == Change::Deleted || super::status::has_ended(&version.object);
-            over.then_some(entry.at)
+    let mut ended: BTreeMap<&str, Duration> = BTreeMap::new();
+    for entry in &evidence.history.entries {
+        if let What::Version(version) = &entry.what
+            && version.kind == subject
+            && (version.change == Change::Deleted || super::status::has_ended(&version.object))
+        {
+            ended.entry(version.uid()).or_insert(entry.at);
         }
-        _ => None,
-    });
-    match ended {
+    }
+    match ended.into_values().max() {
         Some(ended) if ended > fault + held + SOON => {
             let late = (ended - fault).as_secs();
             vec![Violation::new("I9", format!("the run ended {late} s after the last fault"))]

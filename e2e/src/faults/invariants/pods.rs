@@ -327,14 +327,14 @@ fn was_missed(evidence: Evidence<'_>, last: &Version) -> bool {
     !evidence.workload.early_reports && !was_shown && !was_read
 }
 
-/// I4: no Pod before all it depends on has committed, none after the run has ended.
+/// I4: no Pod before all it depends on has committed, or was approved, none after the run has ended.
 pub(super) fn nothing_too_early_or_too_late(evidence: Evidence<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for write in evidence.history.writes() {
         let is_create = write.request.method == "POST" && write.request.path.ends_with("/pods") && write.is_done();
         let Some(attempt) = is_create.then(|| Attempt::of(&write.request.body)).flatten() else { continue };
         let needs = evidence.workload.stage(&attempt.stage).map(|stage| stage.needs.as_slice()).unwrap_or_default();
-        for needed in needs {
+        for needed in needs.iter().filter(|needed| !evidence.workload.approves(needed)) {
             let there = evidence.commit(&attempt.run_uid, needed).is_some_and(|commit| commit.at <= write.at);
             if !there {
                 let what = format!("the Pod of stage {} was created before {needed} had committed", attempt.stage);
@@ -344,6 +344,15 @@ pub(super) fn nothing_too_early_or_too_late(evidence: Evidence<'_>) -> Vec<Viola
     }
     let runs = evidence.history.versions(Kind::Run);
     for (attempt, version) in versions(evidence).into_iter().filter(|(_, version)| version.change == Change::Added) {
+        let needs = evidence.workload.stage(&attempt.stage).map(|stage| stage.needs.as_slice()).unwrap_or_default();
+        for needed in needs.iter().filter(|needed| evidence.workload.approves(needed)) {
+            let approved = |run: &&&Version| run.object["spec"]["approvals"][needed]["decision"] == "Approved";
+            let decided = runs.iter().filter(|run| run.uid() == attempt.run_uid).find(approved);
+            if decided.is_none_or(|run| run.revision() > version.revision()) {
+                let what = format!("the Pod of stage {} was created before {needed} was decided", attempt.stage);
+                found.push(Violation::new("I4", what));
+            }
+        }
         let ended = runs.iter().find(|run| run.uid() == attempt.run_uid && super::status::has_ended(&run.object));
         if ended.is_some_and(|run| run.revision() < version.revision()) {
             let what = format!("Pod {} of stage {} was created after the run had ended", version.name(), attempt.stage);
@@ -505,6 +514,19 @@ mod tests {
         world.commits[0].at = Duration::from_secs(3600);
         let found: Vec<_> = world.check().into_iter().filter(|violation| violation.invariant == "I4").collect();
         assert_eq!(found, [Violation::new("I4", "the Pod of stage second was created before first had committed")]);
+    }
+
+    #[test]
+    fn a_pod_before_a_decision_is_seen() {
+        let count = |decision: &str, from: usize| {
+            let mut world = World::chain();
+            world.workload.pipeline = json!({"stages": [{"name": "approve", "approval": {}}]});
+            world.workload.stages[1].needs.push("approve".to_owned());
+            let decided = json!({"approvals": {"approve": {"decision": decision, "by": "somebody"}}});
+            world.runs().skip(from).for_each(|run| run["spec"] = decided.clone());
+            world.check().iter().filter(|violation| violation.invariant == "I4").count()
+        };
+        assert_eq!([count("Approved", 1), count("Approved", 2), count("Denied", 0)], [0, 1, 1]);
     }
 
     #[test]
