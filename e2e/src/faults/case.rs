@@ -2,7 +2,7 @@
 
 use super::api::Api;
 use super::fault::{CaseName, Expected, Fault, Place, Strike};
-use super::history::{History, Kind, Recorder, What, World, is_ours};
+use super::history::{History, Kind, Recorder, Version, What, World, is_ours, is_task};
 use super::invariants::{self, Evidence, Files, Summary, Violation};
 use super::kubelet::{self, Kubelet, Runners};
 use super::monkey::Monkey;
@@ -12,11 +12,12 @@ use super::proxy::{Proxy, Scene};
 use super::report_proxy::ReportProxy;
 use super::store::{self, Commit};
 use super::store_proxy::StoreProxy;
-use super::user::{User, has_ended};
+use super::user::{DOWNSTREAM, User, has_ended};
 use super::workload::{Starts, Workload};
 use crate::store::{BUCKET, LocalVersity};
 use anyhow::{Context as _, Result};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,6 +118,11 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, strikes: &
     } else {
         folder.join("store")
     };
+    let data = setup.store.root().join(BUCKET).join("data").join(namespace);
+    if workload.looks() {
+        fs::create_dir_all(&data).with_context(|| data.display().to_string())?;
+        fs::write(data.join("first.csv"), "1\n")?;
+    }
     for path in [&store, &pods] {
         fs::create_dir_all(path).with_context(|| path.display().to_string())?;
     }
@@ -167,8 +173,9 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, strikes: &
     }
     submit(&setup.api, workload, namespace).await?;
     let object = (subject(workload), RUN, workload.name);
-    let user =
-        workload.during.map(|during| User::start(setup.api.clone(), namespace, object, during, recorder.clone()));
+    let user = workload
+        .during
+        .map(|during| User::start(setup.api.clone(), namespace, object, (during, &data), recorder.clone()));
     let held: Duration = strikes.iter().map(|strike| strike.fault.holds()).sum();
     let ended = recorder
         .wait(LIMIT + held, "the run to end, its label and its last runner", |world| end(world, workload))
@@ -202,12 +209,18 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, strikes: &
     let places = places(&history, &way, &reports)?;
     if workload.bucket {
         let _ = fs::remove_dir_all(&store);
+        let _ = fs::remove_dir_all(&data);
     }
     tidy(&setup.api, namespace).await;
     Ok(Case { history, commits, files, stuck: ended.err().map(|error| error.to_string()), settled, took, places })
 }
 
 fn places(history: &History, way: &StoreProxy, reports: &ReportProxy) -> Result<Places> {
+    let pods: BTreeSet<&str> = history
+        .all_versions()
+        .filter(|version| version.kind == Kind::Pod && (is_ours(&version.object) || is_task(&version.object)))
+        .map(Version::name)
+        .collect();
     let counted = |event: &str, object: &str| {
         !matches!(event, "BOOKMARK" | "ERROR")
             && Kind::ALL.iter().any(|kind| object.split(' ').next() == Some(kind.word()))
@@ -219,7 +232,7 @@ fn places(history: &History, way: &StoreProxy, reports: &ReportProxy) -> Result<
     Ok(Places {
         writes: u32::try_from(history.writes().len())?,
         events: u32::try_from(events.count())?,
-        pods: u32::try_from(Summary::of(history).created)?,
+        pods: u32::try_from(pods.len())?,
         store: way.requests(),
         reports: reports.reports(),
     })
@@ -250,6 +263,9 @@ async fn submit(api: &Api, workload: &Workload, namespace: &str) -> Result<()> {
     if workload.bucket {
         spec["store"]["uri"] = format!("s3://{BUCKET}/runs/{namespace}").into();
     }
+    if workload.looks() {
+        spec["triggers"][0]["data"]["uri"] = format!("s3://{BUCKET}/data/{namespace}/").into();
+    }
     if workload.job.is_some() {
         let job = json!({
             "apiVersion": "trainyard.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": RUN}, "spec": spec,
@@ -273,6 +289,10 @@ async fn submit(api: &Api, workload: &Workload, namespace: &str) -> Result<()> {
         "spec": {"pipelineRef": {"name": workload.name}},
     });
     api.create(&collection(Kind::Pipeline, namespace), &pipeline).await?;
+    if let Some(spec) = &workload.downstream {
+        (pipeline["metadata"]["name"], pipeline["spec"]) = (DOWNSTREAM.into(), spec.clone());
+        api.create(&collection(Kind::Pipeline, namespace), &pipeline).await?;
+    }
     if workload.starts == Starts::Run {
         api.create(&collection(Kind::Run, namespace), &run).await?;
     }
@@ -286,7 +306,8 @@ fn followed<'a>(world: &'a World, workload: &Workload) -> Option<Vec<&'a serde_j
         // What their names are follows from what started them. That there are no more is for the invariants to say.
         Starts::Trigger | Starts::Request => {
             let runs: Vec<_> = world.objects(Kind::Run).collect();
-            (runs.len() + world.deleted() >= workload.runs).then_some(runs)
+            let any_failed = runs.iter().any(|run| run["status"]["phase"] == "Failed");
+            (runs.len() + world.deleted() >= workload.runs(any_failed)).then_some(runs)
         }
     }
 }
@@ -334,8 +355,9 @@ fn settled(world: &World, workload: &Workload) -> Option<()> {
         let is_newest = run.is_some_and(|run| run["status"]["phase"] == last["phase"] && has_ended(run));
         is_newest && status["activeRuns"] == 0 && on_record
     };
+    let kept = world.objects(Kind::Run).filter(|run| run["status"]["phase"] == "Succeeded").count() <= workload.keeps();
     let stay = workload.end == "Deleted" || world.objects(Kind::Pod).all(stays);
-    (stay && world.objects(Kind::Pipeline).all(heard)).then_some(())
+    (stay && kept && world.objects(Kind::Pipeline).all(heard)).then_some(())
 }
 
 /// The places of a case's name that exist in a run of so many.

@@ -310,7 +310,7 @@ impl History {
 pub struct World {
     objects: BTreeMap<(Kind, String), Value>,
     running: BTreeSet<String>,
-    /// Pods of ours in the order in which they were created.
+    /// Pods of ours, and of short tasks, in the order in which they were created.
     pods: Vec<String>,
     /// Processes of the operator that have written something other than Events.
     writers: BTreeSet<u32>,
@@ -369,7 +369,7 @@ impl World {
             What::Version(version) => {
                 if version.kind == Kind::Pod
                     && version.change == Change::Added
-                    && is_ours(&version.object)
+                    && (is_ours(&version.object) || is_task(&version.object))
                     && !self.pods.iter().any(|pod| pod == version.name())
                 {
                     self.pods.push(version.name().to_owned());

@@ -5,9 +5,12 @@ use super::history::{Kind, Recorder, What, World};
 use super::observer::collection;
 use super::workload::parameter;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
+/// The name of a Pipeline that follows another.
+pub const DOWNSTREAM: &str = "downstream";
 /// A run does not take so long to get there.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -22,6 +25,10 @@ pub enum During {
     Suspend,
     /// The Pipeline is changed in a way that changes no result, and what asked for a run is taken back.
     Touch,
+    /// Another object is written to where a trigger looks, when it has looked once.
+    Write,
+    /// The Pipeline goes on, when the one that follows it has looked at it.
+    Release,
     /// What waits for approval is approved.
     Approve,
     /// The parameter of the Pipeline gets another default, which is another revision; also when the run has ended without coming so far.
@@ -40,9 +47,10 @@ impl User {
         api: Api,
         namespace: &str,
         (kind, run, pipeline): (Kind, &'static str, &'static str),
-        during: During,
+        (during, data): (During, &Path),
         recorder: Recorder,
     ) -> Self {
+        let object = data.join("second.csv");
         let path = format!("{}/{run}", collection(kind, namespace));
         let pods = collection(Kind::Pod, namespace);
         let pipeline = format!("{}/{pipeline}", collection(Kind::Pipeline, namespace));
@@ -65,6 +73,13 @@ impl User {
                     });
                     api.merge(&pipeline, &change).await.map(|_| ())
                 }
+                During::Write => {
+                    if let Err(error) = std::fs::write(&object, "2\n") {
+                        recorder.push(What::Trouble(format!("the user: {}: {error}", object.display())));
+                    }
+                    Ok(())
+                }
+                During::Release => api.merge(&pipeline, &json!({"spec": {"suspend": false}})).await.map(|_| ()),
                 During::Approve => {
                     let word = json!({"decision": "Approved", "by": "somebody"});
                     api.merge(&path, &json!({"spec": {"approvals": {"approve": word}}})).await.map(|_| ())
@@ -86,8 +101,9 @@ impl User {
             if let Err(error) = done {
                 recorder.push(What::Trouble(format!("the user: {error}")));
             }
-            if during == During::Delete {
-                collect(&api, &pods, run, &recorder).await;
+            // Where runs go, also those that the operator deletes.
+            if matches!(during, During::Delete | During::Change) {
+                collect(&api, &pods, &recorder).await;
             }
         });
         Self { task }
@@ -113,6 +129,13 @@ fn has_come(world: &World, during: During, kind: Kind, run: &str) -> Option<()> 
             let mut rows = run["status"]["stages"].as_array().into_iter().flatten();
             rows.any(|row| row["reason"] == "AwaitingApproval")
         }),
+        During::Write => world.objects(Kind::Pipeline).any(|pipeline| {
+            let seen = &pipeline["status"]["triggers"][0]["data"]["fingerprint"];
+            seen.as_str().is_some_and(|fingerprint| !fingerprint.is_empty())
+        }),
+        During::Release => world
+            .object(Kind::Pipeline, DOWNSTREAM)
+            .is_some_and(|pipeline| pipeline["status"]["triggers"][0]["upstream"].is_object()),
         During::Change => second_runs() || world.objects(Kind::Run).any(has_ended),
         _ => second_runs() || trains(),
     };
@@ -130,14 +153,12 @@ fn has_phase(world: &World, job: &str, phase: &str) -> Option<()> {
 }
 
 /// Deletes every Pod whose owner is gone, as the garbage collector does.
-async fn collect(api: &Api, pods: &str, run: &str, recorder: &Recorder) {
+async fn collect(api: &Api, pods: &str, recorder: &Recorder) {
     loop {
         let orphan = |world: &World| {
-            if !world.is_deleted(run) {
-                return None;
-            }
             let lives = |pod: &&Value| {
-                pod["metadata"]["deletionTimestamp"].is_null() && pod["metadata"]["ownerReferences"].is_array()
+                let owner = pod["metadata"]["ownerReferences"][0]["name"].as_str();
+                pod["metadata"]["deletionTimestamp"].is_null() && owner.is_some_and(|owner| world.is_deleted(owner))
             };
             world.objects(Kind::Pod).find(lives).and_then(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
         };

@@ -17,7 +17,9 @@ pub struct Workload {
     pub name: &'static str,
     /// `spec` of the Pipeline.
     pub pipeline: Value,
-    /// Its stages, in order.
+    /// `spec` of another Pipeline, which follows it.
+    pub downstream: Option<Value>,
+    /// Its stages, in order, and then those of the other.
     pub stages: Vec<Stage>,
     /// The TrainingJob that is run instead of a pipeline.
     pub job: Option<Job>,
@@ -117,7 +119,23 @@ impl Workload {
         let (job, trains, during) = (None, None, None);
         let (starts, runs, together) = (Starts::Run, 1, 1);
         let (early_reports, bucket) = (true, false);
-        Self { name, pipeline, stages, job, trains, early_reports, bucket, starts, runs, together, during, end, weight }
+        let downstream = None;
+        Self {
+            name,
+            pipeline,
+            downstream,
+            stages,
+            job,
+            trains,
+            early_reports,
+            bucket,
+            starts,
+            runs,
+            together,
+            during,
+            end,
+            weight,
+        }
     }
 
     /// A training of four ranks. What follows an attempt is the same for all but rank 0, whose output is the job's.
@@ -434,7 +452,9 @@ mod tests {
                 assert_eq!(job.spec["restart"]["limit"], job.limit);
                 continue;
             }
-            let listed = ["stages", "finally"].into_iter().flat_map(|list| workload.pipeline[list].as_array().cloned());
+            let pipelines = [Some(workload.pipeline), workload.downstream];
+            let lists = pipelines.iter().flatten().flat_map(|spec| [&spec["stages"], &spec["finally"]]);
+            let listed = lists.filter_map(Value::as_array);
             // A gate and an approval have no Pod.
             let with_pods = listed.flatten().filter(|stage| stage["gate"].is_null() && stage["approval"].is_null());
             let names: Vec<Value> = with_pods.map(|stage| stage["name"].clone()).collect();

@@ -3,7 +3,7 @@
 use super::artifacts::rows;
 use super::{Evidence, Violation};
 use crate::faults::fault::Expected;
-use crate::faults::history::{Change, History, Kind, Version};
+use crate::faults::history::{Change, History, Kind, Version, is_task};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -47,7 +47,8 @@ impl Summary {
                 run = job;
             }
         }
-        let pods = history.versions(Kind::Pod);
+        // How often it is looked at data in the meantime, the clock says.
+        let pods: Vec<_> = history.versions(Kind::Pod).into_iter().filter(|pod| !is_task(&pod.object)).collect();
         let uids =
             |change| pods.iter().filter(|pod| pod.change == change).map(|pod| pod.uid()).collect::<BTreeSet<_>>();
         Self {

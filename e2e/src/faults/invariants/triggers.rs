@@ -28,7 +28,8 @@ pub(super) fn one_run_for_each_key(evidence: Evidence<'_>) -> Vec<Violation> {
         keys.entry(key(&run.object)).or_default().insert(run.uid());
     }
     let mut found = Vec::new();
-    let causes = evidence.workload.runs;
+    let any_failed = last_of_each(evidence).values().any(|run| run.object["status"]["phase"] == "Failed");
+    let causes = evidence.workload.runs(any_failed);
     if keys.len() != causes {
         found.push(Violation::new("R1", format!("{causes} causes have led to runs of {} keys", keys.len())));
     }
@@ -145,6 +146,47 @@ pub(super) fn what_the_spec_says_last_is_run(evidence: Evidence<'_>) -> Vec<Viol
     }
 }
 
+/// R4: what a run of one Pipeline is said to follow is what a run of the other has written.
+pub(super) fn what_is_followed_was_written(evidence: Evidence<'_>) -> Vec<Violation> {
+    let Some(downstream) = &evidence.workload.downstream else { return Vec::new() };
+    let output = &downstream["triggers"][0]["upstream"]["output"];
+    let (stage, output) = output.as_str().and_then(|output| output.split_once('.')).unwrap_or_default();
+    let causes = last_of_each(evidence).into_values().filter_map(|run| {
+        let cause = run.object["metadata"]["annotations"]["trainyard.dev/cause"].as_str()?;
+        let cause: Value = serde_json::from_str(cause).ok()?;
+        cause["upstream"]["digest"].as_str().map(str::to_owned)
+    });
+    let is_written = |digest: &String| {
+        let mut records = evidence.commits.iter().filter(|commit| commit.stage == stage);
+        records.any(|commit| commit.outputs.get(output) == Some(digest))
+    };
+    let others = causes.filter(|digest| !is_written(digest));
+    others.map(|digest| Violation::new("R4", format!("a run follows {digest}, which nobody has written"))).collect()
+}
+
+/// R5: of runs that have succeeded as many are kept as are to be, and none is deleted before the ledger knows its end.
+pub(super) fn runs_are_kept(evidence: Evidence<'_>) -> Vec<Violation> {
+    if evidence.workload.keeps() == usize::MAX {
+        return Vec::new();
+    }
+    let (runs, pipelines) = (last_of_each(evidence), evidence.history.versions(Kind::Pipeline));
+    let mut found = Vec::new();
+    for run in runs.values().filter(|run| run.change == Change::Deleted) {
+        let before = pipelines.iter().rfind(|pipeline| pipeline.revision() < run.revision());
+        let mut entries = before.into_iter().filter_map(|last| last.object["status"]["revisions"].as_array()).flatten();
+        if !entries.any(|entry| entry["run"] == run.name() && !entry["completed"].is_null()) {
+            found.push(Violation::new("R5", format!("run {} was deleted before its end was on record", run.name())));
+        }
+    }
+    let succeeded: Vec<_> = runs.values().filter(|run| run.object["status"]["phase"] == "Succeeded").collect();
+    let kept = succeeded.iter().filter(|run| run.change != Change::Deleted).count();
+    let wanted = succeeded.len().min(evidence.workload.keeps());
+    if kept != wanted {
+        found.push(Violation::new("R5", format!("{kept} runs that have succeeded are left, not {wanted}")));
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::world::{World, one};
@@ -226,6 +268,40 @@ mod tests {
             world.check().into_iter().filter(|violation| violation.invariant == "R4").count()
         };
         assert_eq!((counted(1), counted(0), counted(2)), (0, 1, 1));
+    }
+
+    #[test]
+    fn a_run_that_follows_what_nobody_wrote_is_seen() {
+        let follows = |digest: &str| {
+            let mut world = World::triggered();
+            world.workload.downstream = Workload::named("upstream").unwrap().downstream;
+            let cause = json!({"upstream": {"pipeline": "upstream", "output": "first.text", "digest": digest}});
+            world.last_run()["metadata"]["annotations"]["trainyard.dev/cause"] = cause.to_string().into();
+            world.check().into_iter().filter(|violation| violation.invariant == "R4").count()
+        };
+        assert_eq!((follows("sha256:first"), follows("sha256:second")), (0, 1));
+    }
+
+    #[test]
+    fn a_run_that_goes_too_early_and_one_too_many_are_seen() {
+        let world = |known: bool| {
+            let mut world = World::triggered();
+            world.workload.pipeline["retention"] = json!({"succeeded": 1});
+            world.another_run("other", &"b".repeat(64));
+            if !known {
+                world.ledger(json!([]));
+            }
+            world
+        };
+        let found = |world: &World| world.check().into_iter().filter(|violation| violation.invariant == "R5").count();
+        assert_eq!(one(&world(true).check(), "R5"), "2 runs that have succeeded are left, not 1");
+        for (known, expected) in [(true, 0), (false, 1)] {
+            let mut world = world(known);
+            world.deleted_run("r");
+            assert_eq!(found(&world), expected);
+            world.deleted_run("other");
+            assert!(found(&world) > expected);
+        }
     }
 
     #[test]

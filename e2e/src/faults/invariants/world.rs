@@ -43,6 +43,7 @@ impl World {
             workload: Workload {
                 name: "chain2",
                 pipeline: Value::Null,
+                downstream: None,
                 stages: vec![Stage::new("first", &[], 0), Stage::new("second", &["first"], 0)],
                 job: None,
                 trains: None,
@@ -211,6 +212,12 @@ impl World {
         self.version(Kind::Run, Change::Added, run);
     }
 
+    /// A run is deleted.
+    pub fn deleted_run(&mut self, name: &str) {
+        let run = self.runs().filter(|run| run["metadata"]["name"] == name).last().unwrap().clone();
+        self.version(Kind::Run, Change::Deleted, run);
+    }
+
     /// Its user has changed the parameter to `wanted`, and then there was another run, whose Pod was given `given`.
     pub fn changed_by_its_user(&mut self, wanted: &str, given: &str) {
         self.workload.during = Some(During::Change);
@@ -223,6 +230,18 @@ impl World {
         pod["metadata"]["labels"]["trainyard.dev/run-uid"] = "other".into();
         pod["spec"]["containers"][0]["env"] = variables(&step);
         self.version(Kind::Pod, Change::Added, pod);
+    }
+
+    /// A version of a Pod that looks at data.
+    pub fn look(&mut self, name: &str, uid: &str, change: Change) {
+        let labels = json!({"trainyard.dev/pipeline-uid": "p"});
+        let metadata = json!({"name": name, "uid": uid, "labels": labels, "ownerReferences": [{"uid": "p"}]});
+        self.version(Kind::Pod, change, json!({"metadata": metadata, "status": {"phase": "Pending"}}));
+    }
+
+    /// The Pipeline's status tells of a look.
+    pub fn looked(&mut self, checked: &str) {
+        self.pipeline(json!({"triggers": [{"name": "drops", "data": {"checked": checked}}]}));
     }
 
     /// A status with a row for each (stage, phase, attempt), and the sums of these.

@@ -1,6 +1,6 @@
 //! Runs that nobody creates.
 
-use super::{Starts, Workload, script, writer};
+use super::{Stage, Starts, Workload, folder, script, writer};
 use crate::faults::user::During;
 use serde_json::{Value, json};
 
@@ -11,7 +11,14 @@ impl Workload {
     /// Every workload whose runs its Pipelines start.
     pub(super) fn triggered() -> Vec<Self> {
         let mut all = Self::held().to_vec();
-        all.extend([Self::backfill(), Self::queued(), Self::replaced()]);
+        all.extend([
+            Self::backfill(),
+            Self::queued(),
+            Self::replaced(),
+            Self::data(),
+            Self::upstream(),
+            Self::retained(),
+        ]);
         all
     }
 
@@ -49,12 +56,60 @@ impl Workload {
         workload
     }
 
+    /// The same, and only the last that has succeeded is kept.
+    fn retained() -> Self {
+        let mut workload = Self { name: "retained", ..Self::queued() };
+        workload.pipeline["retention"] = json!({"succeeded": 1});
+        workload
+    }
+
+    /// How many runs that have succeeded are kept.
+    #[must_use]
+    pub fn keeps(&self) -> usize {
+        let limit = self.pipeline["retention"]["succeeded"].as_u64();
+        limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
+    }
+
     /// A run that does not end by itself, whose spec is changed: it gives way to another one.
     fn replaced() -> Self {
         let mut second = script("second", &format!("if [ \"$1\" = {BEFORE} ]; then exec sleep 1000; fi"));
         second["container"]["args"] = json!([format!("$(params.{WORD})")]);
         second["dependsOn"] = json!(["first"]);
         Self::changed("replaced", "Replace", second)
+    }
+
+    /// Data that becomes more when it has been looked at once.
+    fn data() -> Self {
+        let mut workload = Self::in_a_bucket(Self::writers("data", &[("first", &[])]));
+        // Where it lies is said in its namespace.
+        workload.pipeline["triggers"] =
+            json!([{"name": "drops", "data": {"uri": "s3://trainyard/data/", "poll": "10s"}}]);
+        Self { starts: Starts::Trigger, during: Some(During::Write), weight: 1, ..workload }
+    }
+
+    /// A Pipeline that follows what another one writes.
+    fn upstream() -> Self {
+        let mut workload = Self::on_change(Self::writers("upstream", &[("first", &[])]));
+        // What the other has written before it is looked at starts nothing.
+        workload.pipeline["suspend"] = true.into();
+        let trigger = json!({"name": "text", "upstream": {"pipeline": "upstream", "output": "first.text"}});
+        let after = json!({"store": folder(), "stages": [writer("after", &[])], "triggers": [trigger]});
+        workload.stages.push(Stage::new("after", &[], 0));
+        let (during, downstream) = (Some(During::Release), Some(after));
+        Self { starts: Starts::Trigger, runs: 2, downstream, during, weight: 2, ..workload }
+    }
+
+    /// How many runs there are if some have failed: what is made by none is followed by none.
+    #[must_use]
+    pub fn runs(&self, any_failed: bool) -> usize {
+        if any_failed && self.downstream.is_some() { 1 } else { self.runs }
+    }
+
+    /// Whether short Pods look at data for it.
+    #[must_use]
+    pub fn looks(&self) -> bool {
+        let mut triggers = self.pipeline["triggers"].as_array().into_iter().flatten();
+        triggers.any(|trigger| trigger["data"].is_object())
     }
 
     /// Two runs: of the spec, and of what it becomes while the second stage runs.
