@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// The end comes at most so long after the last fault: twice the time in which every run is looked at.
 const SOON: Duration = Duration::from_secs(120);
-/// Writes of the operator for each stage, at most.
+/// Writes of the operator for each stage, at most; a run counts as two stages at least.
 const WRITES: usize = 20;
 /// Reconciles for each stage, and for each of its attempts after the first, at most.
 const RECONCILES: usize = 20;
@@ -37,10 +37,10 @@ pub(super) fn no_write_is_repeated(evidence: Evidence<'_>) -> Vec<Violation> {
             *told.entry(key).or_default() += 1;
         }
     }
-    let stages = evidence.workload.size();
+    let stages = evidence.workload.size().max(2 * evidence.workload.runs);
     // Who looks at data goes on with it.
     let writes = if evidence.workload.looks() { 0 } else { evidence.history.writes().len() };
-    if writes > WRITES * stages.max(2) {
+    if writes > WRITES * stages {
         found.push(Violation::new("I9", format!("{writes} writes for {stages} stages")));
     }
     found.dedup();
@@ -64,12 +64,10 @@ pub(super) fn then_it_is_quiet(evidence: Evidence<'_>) -> Vec<Violation> {
             Violation::new("I9", format!("{method} {path} {} s after the end", (write.at - since).as_secs()))
         })
         .collect();
-    let stages = evidence.workload.size();
+    let stages = evidence.workload.size().max(2 * evidence.workload.runs);
     let again = super::pods::attempts(evidence).iter().filter(|attempt| attempt.number > 1).count()
         + super::job::ranks_again(evidence);
-    if !evidence.workload.looks()
-        && usize::try_from(reconciles).unwrap_or(usize::MAX) > RECONCILES * (stages.max(2) + again)
-    {
+    if !evidence.workload.looks() && usize::try_from(reconciles).unwrap_or(usize::MAX) > RECONCILES * (stages + again) {
         let what = format!("{reconciles} reconciles for {stages} stages and {again} attempts after the first");
         found.push(Violation::new("I9", what));
     }
