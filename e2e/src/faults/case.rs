@@ -2,7 +2,7 @@
 
 use super::api::Api;
 use super::fault::{CaseName, Expected, Fault, Place, Strike};
-use super::history::{History, Kind, Recorder, What, World, is_ours};
+use super::history::{History, Kind, Recorder, Version, What, World, is_ours, is_task};
 use super::invariants::{self, Evidence, Files, Summary, Violation};
 use super::kubelet::{self, Kubelet, Runners};
 use super::monkey::Monkey;
@@ -12,11 +12,12 @@ use super::proxy::{Proxy, Scene};
 use super::report_proxy::ReportProxy;
 use super::store::{self, Commit};
 use super::store_proxy::StoreProxy;
-use super::user::User;
+use super::user::{DOWNSTREAM, User, has_ended};
 use super::workload::{Starts, Workload};
 use crate::store::{BUCKET, LocalVersity};
 use anyhow::{Context as _, Result};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,6 +118,11 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, strikes: &
     } else {
         folder.join("store")
     };
+    let data = setup.store.root().join(BUCKET).join("data").join(namespace);
+    if workload.looks() {
+        fs::create_dir_all(&data).with_context(|| data.display().to_string())?;
+        fs::write(data.join("first.csv"), "1\n")?;
+    }
     for path in [&store, &pods] {
         fs::create_dir_all(path).with_context(|| path.display().to_string())?;
     }
@@ -167,8 +173,9 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, strikes: &
     }
     submit(&setup.api, workload, namespace).await?;
     let object = (subject(workload), RUN, workload.name);
-    let user =
-        workload.during.map(|during| User::start(setup.api.clone(), namespace, object, during, recorder.clone()));
+    let user = workload
+        .during
+        .map(|during| User::start(setup.api.clone(), namespace, object, (during, &data), recorder.clone()));
     let held: Duration = strikes.iter().map(|strike| strike.fault.holds()).sum();
     let ended = recorder
         .wait(LIMIT + held, "the run to end, its label and its last runner", |world| end(world, workload))
@@ -202,12 +209,18 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, strikes: &
     let places = places(&history, &way, &reports)?;
     if workload.bucket {
         let _ = fs::remove_dir_all(&store);
+        let _ = fs::remove_dir_all(&data);
     }
     tidy(&setup.api, namespace).await;
     Ok(Case { history, commits, files, stuck: ended.err().map(|error| error.to_string()), settled, took, places })
 }
 
 fn places(history: &History, way: &StoreProxy, reports: &ReportProxy) -> Result<Places> {
+    let pods: BTreeSet<&str> = history
+        .all_versions()
+        .filter(|version| version.kind == Kind::Pod && (is_ours(&version.object) || is_task(&version.object)))
+        .map(Version::name)
+        .collect();
     let counted = |event: &str, object: &str| {
         !matches!(event, "BOOKMARK" | "ERROR")
             && Kind::ALL.iter().any(|kind| object.split(' ').next() == Some(kind.word()))
@@ -219,7 +232,7 @@ fn places(history: &History, way: &StoreProxy, reports: &ReportProxy) -> Result<
     Ok(Places {
         writes: u32::try_from(history.writes().len())?,
         events: u32::try_from(events.count())?,
-        pods: u32::try_from(Summary::of(history).created)?,
+        pods: u32::try_from(pods.len())?,
         store: way.requests(),
         reports: reports.reports(),
     })
@@ -250,6 +263,9 @@ async fn submit(api: &Api, workload: &Workload, namespace: &str) -> Result<()> {
     if workload.bucket {
         spec["store"]["uri"] = format!("s3://{BUCKET}/runs/{namespace}").into();
     }
+    if workload.looks() {
+        spec["triggers"][0]["data"]["uri"] = format!("s3://{BUCKET}/data/{namespace}/").into();
+    }
     if workload.job.is_some() {
         let job = json!({
             "apiVersion": "trainyard.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": RUN}, "spec": spec,
@@ -273,18 +289,26 @@ async fn submit(api: &Api, workload: &Workload, namespace: &str) -> Result<()> {
         "spec": {"pipelineRef": {"name": workload.name}},
     });
     api.create(&collection(Kind::Pipeline, namespace), &pipeline).await?;
+    if let Some(spec) = &workload.downstream {
+        (pipeline["metadata"]["name"], pipeline["spec"]) = (DOWNSTREAM.into(), spec.clone());
+        api.create(&collection(Kind::Pipeline, namespace), &pipeline).await?;
+    }
     if workload.starts == Starts::Run {
         api.create(&collection(Kind::Run, namespace), &run).await?;
     }
     Ok(())
 }
 
-/// The run or job that is followed.
-fn followed<'a>(world: &'a World, workload: &Workload) -> Option<&'a serde_json::Value> {
+/// The runs or the job that are followed; `None` as long as not all of them have been there.
+fn followed<'a>(world: &'a World, workload: &Workload) -> Option<Vec<&'a serde_json::Value>> {
     match workload.starts {
-        Starts::Run => world.object(subject(workload), RUN),
-        // What its name is follows from what started it. That there is only one is for the invariants to say.
-        Starts::SpecChange | Starts::Request => world.objects(Kind::Run).next(),
+        Starts::Run => world.object(subject(workload), RUN).map(|object| vec![object]),
+        // What their names are follows from what started them. That there are no more is for the invariants to say.
+        Starts::Trigger | Starts::Request => {
+            let runs: Vec<_> = world.objects(Kind::Run).collect();
+            let any_failed = runs.iter().any(|run| run["status"]["phase"] == "Failed");
+            (runs.len() + world.deleted() >= workload.runs(any_failed)).then_some(runs)
+        }
     }
 }
 
@@ -293,7 +317,7 @@ fn subject(workload: &Workload) -> Kind {
     if workload.job.is_some() { Kind::Job } else { Kind::Run }
 }
 
-/// The run or job has ended and has left the operator's watch, and no runner is left.
+/// The runs or the job have ended and have left the operator's watch, and no runner is left.
 fn end(world: &World, workload: &Workload) -> Option<()> {
     if world.runners() > 0 {
         return None;
@@ -301,13 +325,12 @@ fn end(world: &World, workload: &Workload) -> Option<()> {
     if workload.end == "Deleted" {
         return (world.is_deleted(RUN) && !world.objects(Kind::Pod).any(is_ours)).then_some(());
     }
-    let run = followed(world, workload)?;
-    let ended = matches!(run["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Cancelled"));
     let labelled = |object: &serde_json::Value| object["metadata"]["labels"]["trainyard.dev/finished"] == "true";
-    (ended && labelled(run) && world.objects(Kind::Job).all(labelled)).then_some(())
+    let ended = |object: &serde_json::Value| has_ended(object) && labelled(object);
+    (followed(world, workload)?.into_iter().all(ended) && world.objects(Kind::Job).all(labelled)).then_some(())
 }
 
-/// Its succeeded Pods are gone, and the Pipeline shows how it ended.
+/// Their succeeded Pods are gone, and every Pipeline shows how they ended.
 fn settled(world: &World, workload: &Workload) -> Option<()> {
     let stays = |pod: &serde_json::Value| {
         let labels = &pod["metadata"]["labels"];
@@ -320,15 +343,21 @@ fn settled(world: &World, workload: &Workload) -> Option<()> {
         let rests = |pod: &serde_json::Value| stays(pod) && pod["metadata"]["deletionTimestamp"].is_null();
         return world.objects(Kind::Pod).all(rests).then_some(());
     }
-    let pipeline = world.object(Kind::Pipeline, workload.name).map(|pipeline| &pipeline["status"])?;
-    if workload.end == "Deleted" {
-        return (pipeline["activeRuns"] == 0).then_some(());
-    }
-    let run = followed(world, workload)?;
-    let phase = &run["status"]["phase"];
-    let on_record = workload.starts == Starts::Run || pipeline["revisions"][0]["phase"] == *phase;
-    let heard = pipeline["lastRun"]["phase"] == *phase && pipeline["activeRuns"] == 0 && on_record;
-    (heard && world.objects(Kind::Pod).all(stays)).then_some(())
+    let heard = |pipeline: &serde_json::Value| {
+        let (status, last) = (&pipeline["status"], &pipeline["status"]["lastRun"]);
+        if workload.end == "Deleted" {
+            return status["activeRuns"] == 0;
+        }
+        let run = last["name"].as_str().and_then(|name| world.object(Kind::Run, name));
+        let entries: Vec<_> = status["revisions"].as_array().into_iter().flatten().collect();
+        let on_record = workload.starts == Starts::Run
+            || (!entries.is_empty() && entries.iter().all(|entry| entry["completed"].is_string()));
+        let is_newest = run.is_some_and(|run| run["status"]["phase"] == last["phase"] && has_ended(run));
+        is_newest && status["activeRuns"] == 0 && on_record
+    };
+    let kept = world.objects(Kind::Run).filter(|run| run["status"]["phase"] == "Succeeded").count() <= workload.keeps();
+    let stay = workload.end == "Deleted" || world.objects(Kind::Pod).all(stays);
+    (stay && kept && world.objects(Kind::Pipeline).all(heard)).then_some(())
 }
 
 /// The places of a case's name that exist in a run of so many.

@@ -71,6 +71,13 @@ pub fn is_ours(pod: &Value) -> bool {
     (has("stage") || has("rank")) && labels[FOREIGN].is_null()
 }
 
+/// Whether a Pod works for a Pipeline in its store, and is of no run.
+#[must_use]
+pub fn is_task(pod: &Value) -> bool {
+    let labels = &pod["metadata"]["labels"];
+    labels["trainyard.dev/pipeline-uid"].is_string() && labels[FOREIGN].is_null() && !is_ours(pod)
+}
+
 /// What a version is to its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Change {
@@ -303,7 +310,7 @@ impl History {
 pub struct World {
     objects: BTreeMap<(Kind, String), Value>,
     running: BTreeSet<String>,
-    /// Pods of ours in the order in which they were created.
+    /// Pods of ours, and of short tasks, in the order in which they were created.
     pods: Vec<String>,
     /// Processes of the operator that have written something other than Events.
     writers: BTreeSet<u32>,
@@ -342,6 +349,12 @@ impl World {
         self.deleted.contains(run)
     }
 
+    /// How many runs and jobs were there and are gone.
+    #[must_use]
+    pub fn deleted(&self) -> usize {
+        self.deleted.len()
+    }
+
     /// Whether a process of another operator than this process's has written.
     #[must_use]
     pub fn has_written_since(&self, process: u32) -> bool {
@@ -356,7 +369,7 @@ impl World {
             What::Version(version) => {
                 if version.kind == Kind::Pod
                     && version.change == Change::Added
-                    && is_ours(&version.object)
+                    && (is_ours(&version.object) || is_task(&version.object))
                     && !self.pods.iter().any(|pod| pod == version.name())
                 {
                     self.pods.push(version.name().to_owned());

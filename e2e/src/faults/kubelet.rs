@@ -6,10 +6,11 @@
 //! setting, as on real nodes that takes a second or two, in which the early report is all that the operator has.
 
 mod addresses;
+mod task;
 
 use super::api::{Api, ApiError};
 use super::fault::{Place, PodPhase, Strike};
-use super::history::{Change, Recorder, Version, What, is_ours};
+use super::history::{Change, Recorder, Version, What, is_ours, is_task};
 use super::observer::collection;
 use super::store_proxy::StoreProxy;
 use crate::faults::history::Kind;
@@ -24,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
-use step_protocol::StepSpec;
+use step_protocol::{StepSpec, StoreSpec};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
@@ -142,7 +143,7 @@ impl Kubelet {
                         worker.send_if_modified(|before| std::mem::replace(before, asked) != asked);
                     }
                     None if version.change != Change::Deleted
-                        && is_ours(&version.object)
+                        && (is_ours(&version.object) || is_task(&version.object))
                         && !ended(&version.object) =>
                     {
                         let (sender, receiver) = watch::channel(asked);
@@ -296,7 +297,11 @@ impl Shared {
                 limited
             }
         };
-        command.arg("run").env_clear().envs(variables).env("TRAINYARD_TERMINATION_LOG", termination_log(folder));
+        command
+            .arg(if is_task(&pod.object) { "task" } else { "run" })
+            .env_clear()
+            .envs(variables)
+            .env("TRAINYARD_TERMINATION_LOG", termination_log(folder));
         command.env("PATH", "/usr/local/bin:/usr/bin:/bin").current_dir(folder);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         command.spawn().with_context(|| format!("starting {}", self.options.runner.display()))
@@ -308,23 +313,35 @@ impl Shared {
         if let Some(mutant) = self.options.mutant {
             variables.insert("TRAINYARD_MUTANT".to_owned(), mutant.to_owned());
         }
+        if is_task(&pod.object) {
+            let mut task = task::read(&variables)?;
+            self.reach(pod, &mut task.store, &mut variables).await?;
+            task::write(&task, &mut variables)?;
+            return Ok(variables);
+        }
         let mut step = StepSpec::from_env(&variables)?;
         step.root = root.display().to_string();
         if let Some(rank) = &mut step.rank {
             rank.hosts = self.addresses.of(rank)?;
         }
-        if step.store.uri.starts_with("file://") {
-            step.store.uri = format!("file://{}", self.options.store.display());
+        self.reach(pod, &mut step.store, &mut variables).await?;
+        variables.retain(|name, _| !name.starts_with(step_protocol::paths::ENV_SPEC));
+        variables.extend(step.to_env()?);
+        Ok(variables)
+    }
+
+    /// Has a Pod reach its store: the folder of the case, or the S3 server behind its proxy.
+    async fn reach(&self, pod: &Pod, store: &mut StoreSpec, variables: &mut BTreeMap<String, String>) -> Result<()> {
+        if store.uri.starts_with("file://") {
+            store.uri = format!("file://{}", self.options.store.display());
         }
-        if let (Some((proxy, access)), Some(s3)) = (&self.options.bucket, step.store.s3.as_mut()) {
+        if let (Some((proxy, access)), Some(s3)) = (&self.options.bucket, store.s3.as_mut()) {
             s3.endpoint = Some(proxy.endpoint(&pod.uid).await?);
             // What a kubelet would read from the Secret.
             variables.insert("TRAINYARD_STORE_AWS_ACCESS_KEY_ID".to_owned(), access.access_key.clone());
             variables.insert("TRAINYARD_STORE_AWS_SECRET_ACCESS_KEY".to_owned(), access.secret_key.clone());
         }
-        variables.retain(|name, _| !name.starts_with(step_protocol::paths::ENV_SPEC));
-        variables.extend(step.to_env()?);
-        Ok(variables)
+        Ok(())
     }
 
     async fn tell_end(&self, pod: &Pod, ending: &Ending) -> Result<Value, ApiError> {
@@ -340,9 +357,9 @@ impl Shared {
     }
 
     async fn tell(&self, pod: &Pod, phase: &str, state: &Value) -> Result<Value, ApiError> {
-        let image = container(&pod.object).map_or(Value::Null, |container| container["image"].clone());
+        let container = container(&pod.object).unwrap_or(&Value::Null);
         let status = json!({
-            "name": STAGE, "image": image, "imageID": "test", "ready": phase == "Running", "restartCount": 0, "state": state,
+            "name": container["name"], "image": container["image"], "imageID": "test", "ready": phase == "Running", "restartCount": 0, "state": state,
         });
         // A Pod whose status others have ended meanwhile neither runs nor ends again, as there is one kubelet to a node.
         let before = if phase == "Running" { "Pending" } else { "Running" };
@@ -416,7 +433,8 @@ fn gone(answer: Result<Value, ApiError>) -> Result<bool> {
 }
 
 fn container(pod: &Value) -> Option<&Value> {
-    pod["spec"]["containers"].as_array()?.iter().find(|container| container["name"] == STAGE)
+    let is_its = |container: &&Value| container["name"] == STAGE || container["name"] == task::TASK;
+    pod["spec"]["containers"].as_array()?.iter().find(is_its)
 }
 
 /// The plain variables of the stage's container.

@@ -1,5 +1,9 @@
 //! What is run under faults.
 
+mod triggers;
+
+pub(super) use triggers::parameter;
+
 use super::user::During;
 use serde_json::{Value, json};
 
@@ -13,7 +17,9 @@ pub struct Workload {
     pub name: &'static str,
     /// `spec` of the Pipeline.
     pub pipeline: Value,
-    /// Its stages, in order.
+    /// `spec` of another Pipeline, which follows it.
+    pub downstream: Option<Value>,
+    /// Its stages, in order, and then those of the other.
     pub stages: Vec<Stage>,
     /// The TrainingJob that is run instead of a pipeline.
     pub job: Option<Job>,
@@ -25,6 +31,10 @@ pub struct Workload {
     pub bucket: bool,
     /// What starts its run: its user, who creates it, or its Pipeline.
     pub starts: Starts,
+    /// How many runs there are in the end.
+    pub runs: usize,
+    /// How many of these may be active at once.
+    pub together: usize,
     /// What its user does meanwhile.
     pub during: Option<During>,
     /// How it ends without a fault: a phase, or `Deleted`.
@@ -38,8 +48,8 @@ pub struct Workload {
 pub enum Starts {
     /// Its user creates it.
     Run,
-    /// A trigger of its Pipeline of kind specChange.
-    SpecChange,
+    /// A trigger of its Pipeline.
+    Trigger,
     /// An annotation of its Pipeline that asks for it.
     Request,
 }
@@ -107,8 +117,25 @@ impl Workload {
     fn new(name: &'static str, pipeline: Value, stages: Vec<Stage>) -> Self {
         let (end, weight) = ("Succeeded", 4);
         let (job, trains, during) = (None, None, None);
-        let starts = Starts::Run;
-        Self { name, pipeline, stages, job, trains, early_reports: true, bucket: false, starts, during, end, weight }
+        let (starts, runs, together) = (Starts::Run, 1, 1);
+        let (early_reports, bucket) = (true, false);
+        let downstream = None;
+        Self {
+            name,
+            pipeline,
+            downstream,
+            stages,
+            job,
+            trains,
+            early_reports,
+            bucket,
+            starts,
+            runs,
+            together,
+            during,
+            end,
+            weight,
+        }
     }
 
     /// A training of four ranks. What follows an attempt is the same for all but rank 0, whose output is the job's.
@@ -206,7 +233,7 @@ impl Workload {
     /// How many Pods it has at least, if it comes to its end.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.stages.len() + self.training().map_or(0, |job| job.ranks as usize)
+        self.runs * self.stages.len() + self.training().map_or(0, |job| job.ranks as usize)
     }
 
     /// Writers with these inputs, each listed after what it reads.
@@ -237,7 +264,7 @@ impl Workload {
             Self { end: "Deleted", during: Some(During::Delete), ..Self::waits("delete") },
         ];
         all.extend(Self::triggered());
-        all.push(Self::published());
+        all.extend([Self::published(), Self::approved()]);
         all.extend(Self::trainings());
         all.extend(Self::training_stages());
         all
@@ -247,22 +274,6 @@ impl Workload {
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::all().into_iter().find(|workload| workload.name == name)
-    }
-
-    /// Runs that nobody creates. What starts them is still there, or comes again, while they run.
-    fn triggered() -> [Self; 2] {
-        let graph: [(&str, &[&str]); 2] = [("first", &[]), ("second", &["first"])];
-        let held = |name, starts| {
-            let mut workload = Self::writers(name, &graph);
-            // Long enough that what its user does meanwhile is seen while it runs.
-            let script = workload.pipeline["stages"][1]["container"]["script"].as_str().unwrap_or_default();
-            workload.pipeline["stages"][1]["container"]["script"] =
-                script.replacen("set -e\n", "set -e\nsleep 0.3\n", 1).into();
-            Self { starts, during: Some(During::Touch), ..workload }
-        };
-        let mut by_spec = held("triggered", Starts::SpecChange);
-        by_spec.pipeline["triggers"] = json!([{"name": "git", "specChange": {}}]);
-        [by_spec, held("requested", Starts::Request)]
     }
 
     /// A stage whose output is compared with the champion and published.
@@ -278,6 +289,23 @@ impl Workload {
             json!({"name": "publish", "dependsOn": ["gate"], "publish": {"model": "text", "from": "first.text"}});
         let known = vec![Stage::new("first", &[], 0), Stage::new("publish", &["first"], 0)];
         Self::new("published", json!({"store": folder(), "stages": [first, gate, publish]}), known)
+    }
+
+    /// A stage that waits for its user's word, and one that follows it.
+    fn approved() -> Self {
+        let approve = json!({"name": "approve", "approval": {"message": "go on?"}, "dependsOn": ["first"]});
+        let mut last = writer("last", &["first"]);
+        last["dependsOn"] = json!(["approve"]);
+        let known = vec![Stage::new("first", &[], 0), Stage::new("last", &["first", "approve"], 0)];
+        let pipeline = json!({"store": folder(), "stages": [writer("first", &[]), approve, last]});
+        Self { during: Some(During::Approve), weight: 2, ..Self::new("approved", pipeline, known) }
+    }
+
+    /// Whether a stage of this name waits for its user's word.
+    #[must_use]
+    pub fn approves(&self, name: &str) -> bool {
+        let mut stages = self.pipeline["stages"].as_array().into_iter().flatten();
+        stages.any(|stage| stage["name"] == name && stage["approval"].is_object())
     }
 
     /// Whether it publishes a model.
@@ -424,9 +452,11 @@ mod tests {
                 assert_eq!(job.spec["restart"]["limit"], job.limit);
                 continue;
             }
-            let listed = ["stages", "finally"].into_iter().flat_map(|list| workload.pipeline[list].as_array().cloned());
-            // A gate has no Pod.
-            let with_pods = listed.flatten().filter(|stage| stage["gate"].is_null());
+            let pipelines = [Some(workload.pipeline), workload.downstream];
+            let lists = pipelines.iter().flatten().flat_map(|spec| [&spec["stages"], &spec["finally"]]);
+            let listed = lists.filter_map(Value::as_array);
+            // A gate and an approval have no Pod.
+            let with_pods = listed.flatten().filter(|stage| stage["gate"].is_null() && stage["approval"].is_null());
             let names: Vec<Value> = with_pods.map(|stage| stage["name"].clone()).collect();
             let known: Vec<&str> = workload.stages.iter().map(|stage| stage.name.as_str()).collect();
             assert_eq!(json!(names), json!(known), "{}", workload.name);

@@ -2,9 +2,8 @@
 
 use super::pods::Attempt;
 use super::{Evidence, Violation};
-use crate::faults::history::{Change, Kind};
+use crate::faults::history::{Change, Kind, Version};
 use crate::faults::kubelet;
-use crate::faults::user::During;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use step_protocol::InputSource;
@@ -14,6 +13,11 @@ pub(super) fn rows(run: &Value) -> &[Value] {
     run["status"]["stages"].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
+/// Whether a row is that of a gate or an approval, which have nothing to commit: the verdict is in the status alone.
+pub(super) fn has_no_pod(row: &Value) -> bool {
+    row["checks"].is_array() || row["approval"].is_object()
+}
+
 /// A stage has succeeded exactly when its commit record is there, names what status names, and leads to those bytes.
 pub(super) fn succeeded_means_committed(evidence: Evidence<'_>) -> Vec<Violation> {
     let mut found: Vec<Violation> = evidence
@@ -21,16 +25,17 @@ pub(super) fn succeeded_means_committed(evidence: Evidence<'_>) -> Vec<Violation
         .iter()
         .filter_map(|commit| Some(Violation::new("I5", format!("{}: {}", commit.key, commit.flaw.as_ref()?))))
         .collect();
-    let Some(run) = evidence.history.versions(Kind::Run).into_iter().rfind(|run| run.change != Change::Deleted) else {
-        return found;
-    };
-    for row in rows(&run.object) {
+    let mut last: BTreeMap<&str, &Version> = BTreeMap::new();
+    for run in evidence.history.versions(Kind::Run).into_iter().filter(|run| run.change != Change::Deleted) {
+        last.insert(run.uid(), run);
+    }
+    let all = last.into_values().flat_map(|run| rows(&run.object).iter().map(move |row| (run, row)));
+    for (run, row) in all {
         let name = row["name"].as_str().unwrap_or_default();
         let commit = evidence.commit(run.uid(), name);
         let succeeded = row["phase"] == "Succeeded" && row["cachedFrom"].is_null();
         match commit {
-            // A gate has nothing to commit: its verdict is in the status alone.
-            None if row["checks"].is_array() => {}
+            None if has_no_pod(row) => {}
             None if succeeded => {
                 found.push(Violation::new("I5", format!("stage {name} succeeded without a commit record")))
             }
@@ -71,7 +76,7 @@ fn a_later_attempt_could_not_be(evidence: Evidence<'_>, row: &Value, committed: 
 /// Whether the Pod of a stage was being deleted before anybody could see that it had succeeded, and the operator was struck
 /// meanwhile: by the time that it looks again the Pod is gone, and the store is not the operator's to read.
 fn ended_while_it_was_cancelled(evidence: Evidence<'_>, run_uid: &str, stage: &str) -> bool {
-    let is_struck = !evidence.strikes.is_empty() && evidence.workload.during == Some(During::Cancel);
+    let is_struck = !evidence.strikes.is_empty() && evidence.workload.cancels();
     let being_deleted = evidence.history.versions(Kind::Pod).into_iter().any(|pod| {
         let is_its = Attempt::of(&pod.object).is_some_and(|pod| pod.run_uid == run_uid && pod.stage == stage);
         is_its && !pod.object["metadata"]["deletionTimestamp"].is_null() && !super::pods::is_over(pod)
@@ -81,8 +86,7 @@ fn ended_while_it_was_cancelled(evidence: Evidence<'_>, run_uid: &str, stage: &s
 
 /// Whether a stage counts as cancelled, has a commit record, and that is as it may be.
 pub(super) fn any_ended_while_it_was_cancelled(evidence: Evidence<'_>) -> bool {
-    let runs = evidence.history.versions(Kind::Run);
-    runs.last().is_some_and(|run| {
+    evidence.history.versions(Kind::Run).iter().any(|run| {
         rows(&run.object).iter().filter(|row| row["phase"] == "Cancelled").any(|row| {
             let name = row["name"].as_str().unwrap_or_default();
             evidence.commit(run.uid(), name).is_some() && ended_while_it_was_cancelled(evidence, run.uid(), name)

@@ -2,7 +2,7 @@
 
 use super::pods::phase;
 use super::{Evidence, Violation};
-use crate::faults::history::{Change, Kind, Version};
+use crate::faults::history::{Change, Kind, Version, is_task};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -84,7 +84,8 @@ pub(super) fn nothing_is_left(evidence: Evidence<'_>) -> Vec<Violation> {
     for version in evidence.history.versions(Kind::Pod) {
         last.insert(version.uid(), version);
     }
-    let left = last.values().filter(|version| {
+    // Of looks L2 speaks.
+    let left = last.values().filter(|version| !is_task(&version.object)).filter(|version| {
         let stays = phase(&version.object) == "Failed" || evidence.has_class('E');
         version.change != Change::Deleted && !(stays && evidence.workload.end != "Deleted")
     });

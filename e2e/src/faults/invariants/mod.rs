@@ -15,7 +15,8 @@
 //! | I11 | planted secrets appear nowhere | `leftovers` |
 //! | I12 | no panic | `leftovers` |
 //!
-//! Of a run that its Pipeline starts R1 and R2 hold, too: see `triggers`; of one that publishes a model M1: see `models`.
+//! Of runs that their Pipelines start R1 to R5 hold, too: see `triggers`; of one that publishes a model M1: see `models`; of
+//! the short Pods that look at data L1 and L2: see `looks`.
 //!
 //! Of a training job I7 to I12 hold in the same way, and T1 to T8 in place of the others: see `job`.
 //!
@@ -27,6 +28,7 @@ mod effort;
 mod job;
 mod leftovers;
 mod limits;
+mod looks;
 mod models;
 mod outcome;
 mod pods;
@@ -48,7 +50,7 @@ use step_protocol::paths;
 /// Something that should never be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// `I1` to `I12`, `M1`, `R1`, `R2`, `T1` to `T8`, `process`, `forgery`, `foreign`, or `end` for a case that came to none.
+    /// `I1` to `I12`, `L1`, `L2`, `M1`, `R1` to `R5`, `T1` to `T8`, `process`, `forgery`, `foreign`, or `end` for a case that came to none.
     pub invariant: &'static str,
     /// What was seen.
     pub what: String,
@@ -117,6 +119,13 @@ pub fn check(evidence: Evidence<'_>) -> Vec<Violation> {
     found.extend(pods::names_carry_their_hash(evidence));
     found.extend(triggers::one_run_for_each_key(evidence));
     found.extend(triggers::the_ledger_is_true(evidence));
+    found.extend(triggers::no_more_are_active_than_may_be(evidence));
+    found.extend(triggers::a_backfill_counts_its_runs(evidence));
+    found.extend(triggers::what_is_followed_was_written(evidence));
+    found.extend(triggers::runs_are_kept(evidence));
+    found.extend(triggers::what_the_spec_says_last_is_run(evidence));
+    found.extend(looks::each_look_has_one_pod(evidence));
+    found.extend(looks::no_look_is_left_behind(evidence));
     found.extend(models::one_version_and_one_promotion(evidence));
     found.extend(pods::others_are_left_alone(evidence));
     found.extend(leftovers::nothing_is_left(evidence));

@@ -3,7 +3,7 @@
 use super::artifacts::rows;
 use super::{Evidence, Violation};
 use crate::faults::fault::Expected;
-use crate::faults::history::{Change, History, Kind};
+use crate::faults::history::{Change, History, Kind, Version, is_task};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,13 +11,15 @@ use std::fmt;
 /// How a case ended, without names and times that differ from case to case.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Summary {
-    /// Phase, reason and message of the run.
+    /// Phase, reason and message of the run; of several, of the one that was created last.
     pub run: Value,
     /// Of every stage its name, phase, reason, attempt, outputs and results. A job is one of them.
     pub stages: Vec<Value>,
+    /// Of every other run, in the order of their creation, the same.
+    pub others: Vec<(Value, Vec<Value>)>,
     /// Of every ended attempt of a job its number, its end and its first failure.
     pub attempts: Vec<Value>,
-    /// Active runs and the last run's phase of the Pipeline.
+    /// Active runs and the last run's phase of every Pipeline, by their names.
     pub pipeline: Value,
     /// How many Pods were created.
     pub created: usize,
@@ -26,12 +28,17 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The summary of a history of one run.
+    /// The summary of a history.
     #[must_use]
     pub fn of(history: &History) -> Self {
-        let last =
-            |kind| history.versions(kind).into_iter().last().map(|version| version.object.clone()).unwrap_or_default();
-        let (mut run, pipeline, job) = (last(Kind::Run), last(Kind::Pipeline), last(Kind::Job));
+        let mut runs = lasts(history, Kind::Run);
+        let mut run = runs.pop().cloned().unwrap_or_default();
+        let job = lasts(history, Kind::Job).pop().cloned().unwrap_or_default();
+        let mut pipelines = lasts(history, Kind::Pipeline);
+        pipelines.sort_by_key(|pipeline| pipeline["metadata"]["name"].as_str());
+        let told = pipelines.iter().map(|pipeline| &pipeline["status"]);
+        let told: Vec<&Value> = told.flat_map(|status| [&status["activeRuns"], &status["lastRun"]["phase"]]).collect();
+        let others = runs.iter().map(|run| (end(run), rows(run).iter().map(stage).collect())).collect();
         let mut stages: Vec<Value> = rows(&run).iter().map(stage).collect();
         let attempts = job["status"]["attempts"].as_array().into_iter().flatten().map(attempt).collect();
         if job.is_object() {
@@ -40,19 +47,38 @@ impl Summary {
                 run = job;
             }
         }
-        let pods = history.versions(Kind::Pod);
+        // How often it is looked at data in the meantime, the clock says.
+        let pods: Vec<_> = history.versions(Kind::Pod).into_iter().filter(|pod| !is_task(&pod.object)).collect();
         let uids =
             |change| pods.iter().filter(|pod| pod.change == change).map(|pod| pod.uid()).collect::<BTreeSet<_>>();
-        let status = &run["status"];
         Self {
-            run: json!([status["phase"], status["reason"], without_names(status["message"].as_str(), &run)]),
+            run: end(&run),
             stages,
+            others,
             attempts,
-            pipeline: json!([pipeline["status"]["activeRuns"], pipeline["status"]["lastRun"]["phase"]]),
+            pipeline: json!(told),
             created: uids(Change::Added).len(),
             deleted: uids(Change::Deleted).len(),
         }
     }
+}
+
+/// The last version of every object of a kind, in the order of their creation.
+fn lasts(history: &History, kind: Kind) -> Vec<&Value> {
+    let mut found: Vec<&Version> = Vec::new();
+    for version in history.versions(kind) {
+        match found.iter_mut().find(|known| known.uid() == version.uid()) {
+            Some(known) => *known = version,
+            None => found.push(version),
+        }
+    }
+    found.into_iter().map(|version| &version.object).collect()
+}
+
+/// Phase, reason and message of a run.
+fn end(run: &Value) -> Value {
+    let status = &run["status"];
+    json!([status["phase"], status["reason"], without_names(status["message"].as_str(), run)])
 }
 
 /// A message without the namespace and the hashes of Pods and jobs, which differ from case to case.
@@ -81,18 +107,23 @@ fn without_names(message: Option<&str>, run: &Value) -> Option<String> {
 impl Summary {
     /// Leaves out what a fault that harms Pods changes.
     fn forget_attempts(&mut self) {
-        for stage in &mut self.stages {
-            stage[3] = Value::Null;
-        }
-        if let Some(message) = self.run[2].as_str()
-            && let Some((before, after)) = message.split_once(" after ")
-            && let Some((number, rest)) = after.split_once(" attempts")
-            && number.parse::<u32>().is_ok()
-        {
-            self.run[2] = format!("{before}{rest}").into();
-        }
+        forget_attempts_of(&mut self.run, &mut self.stages);
+        self.others.iter_mut().for_each(|(run, stages)| forget_attempts_of(run, stages));
         self.attempts.clear();
         (self.created, self.deleted) = (0, 0);
+    }
+}
+
+fn forget_attempts_of(run: &mut Value, stages: &mut [Value]) {
+    for stage in stages {
+        stage[3] = Value::Null;
+    }
+    if let Some(message) = run[2].as_str()
+        && let Some((before, after)) = message.split_once(" after ")
+        && let Some((number, rest)) = after.split_once(" attempts")
+        && number.parse::<u32>().is_ok()
+    {
+        run[2] = format!("{before}{rest}").into();
     }
 }
 
@@ -131,7 +162,8 @@ impl fmt::Display for Summary {
             "run {}, pipeline {}, {} Pods created, {} deleted",
             self.run, self.pipeline, self.created, self.deleted
         )?;
-        self.stages.iter().chain(&self.attempts).try_for_each(|part| write!(f, ", {part}"))
+        self.stages.iter().chain(&self.attempts).try_for_each(|part| write!(f, ", {part}"))?;
+        self.others.iter().try_for_each(|(run, stages)| write!(f, ", before it {run}, {}", json!(stages)))
     }
 }
 
@@ -149,7 +181,10 @@ pub(super) fn as_without_a_fault(evidence: Evidence<'_>) -> Vec<Violation> {
     }
     let mut expected = expected.clone();
     let reasons: Vec<&str> = evidence.strikes.iter().flat_map(|strike| strike.fault.may_fail_for()).copied().collect();
-    if seen.run[0] == "Failed" && seen.stages.iter().any(|stage| reasons.iter().any(|reason| stage[2] == *reason)) {
+    let may_fail = |run: &Value, stages: &[Value]| {
+        run[0] == "Failed" && stages.iter().any(|stage| reasons.iter().any(|reason| stage[2] == *reason))
+    };
+    if may_fail(&seen.run, &seen.stages) || seen.others.iter().any(|(run, stages)| may_fail(run, stages)) {
         return Vec::new();
     }
     if evidence.tolerated != Expected::Same {
@@ -167,6 +202,7 @@ pub(super) fn as_without_a_fault(evidence: Evidence<'_>) -> Vec<Violation> {
     for (seen, expected) in seen.stages.iter().zip(&expected.stages) {
         compare("stage", seen.to_string(), expected.to_string());
     }
+    compare("other runs", json!(seen.others).to_string(), json!(expected.others).to_string());
     compare("attempts", json!(seen.attempts).to_string(), json!(expected.attempts).to_string());
     compare("pipeline", seen.pipeline.to_string(), expected.pipeline.to_string());
     compare("Pods created", seen.created.to_string(), expected.created.to_string());

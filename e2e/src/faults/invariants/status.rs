@@ -7,10 +7,7 @@ use crate::faults::history::{Change, Kind, Version};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Whether a run has ended.
-pub(super) fn has_ended(run: &Value) -> bool {
-    matches!(run["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Cancelled"))
-}
+pub(super) use crate::faults::user::has_ended;
 
 fn row_has_ended(row: &Value) -> bool {
     matches!(row["phase"].as_str(), Some("Succeeded" | "Failed" | "Skipped" | "Cancelled"))
@@ -18,13 +15,10 @@ fn row_has_ended(row: &Value) -> bool {
 
 /// An ended run keeps its status, an ended stage its row, and attempts only count up.
 pub(super) fn the_end_is_final(evidence: Evidence<'_>) -> Vec<Violation> {
-    let runs: Vec<_> = of_runs(evidence);
+    let mut last: BTreeMap<&str, &Version> = BTreeMap::new();
     let mut found = Vec::new();
-    for pair in runs.windows(2) {
-        let [before, after] = pair else { continue };
-        if before.uid() != after.uid() {
-            continue;
-        }
+    for after in of_runs(evidence) {
+        let Some(before) = last.insert(after.uid(), after) else { continue };
         let (old, new) = (&before.object["status"], &after.object["status"]);
         let at = after.revision();
         if has_ended(&before.object) {
@@ -102,7 +96,7 @@ pub(super) fn status_is_true(evidence: Evidence<'_>) -> Vec<Violation> {
 fn untrue(row: &Value, pods: &[&Version], at: u64) -> Option<String> {
     let said = row["phase"].as_str().unwrap_or_default();
     let pod = row["pod"].as_str().filter(|pod| !pod.is_empty());
-    let judged = row["checks"].is_array();
+    let judged = super::artifacts::has_no_pod(row);
     let needs_pod = matches!(said, "Pending" | "Running" | "Succeeded") && row["cachedFrom"].is_null() && !judged;
     let Some(pod) = pod else { return needs_pod.then(|| "no Pod is named".to_owned()) };
     let seen: Vec<&&Version> = pods.iter().filter(|version| version.name() == pod && version.revision() < at).collect();
@@ -198,9 +192,8 @@ fn pipelines_do_not_forget(evidence: Evidence<'_>) -> Vec<Violation> {
     for pipeline in evidence.history.versions(Kind::Pipeline) {
         let status = &pipeline.object["status"];
         let at = pipeline.revision();
-        let run = runs.iter().rfind(|run| run.revision() < at);
-        if status["lastRun"].is_object() && status["activeRuns"] == 0 && run.is_some_and(|run| !has_ended(&run.object))
-        {
+        let run = runs.iter().rfind(|run| status["lastRun"]["name"] == run.name() && run.revision() < at);
+        if status["activeRuns"] == 0 && run.is_some_and(|run| !has_ended(&run.object)) {
             found.push(Violation::new(
                 "I6",
                 format!("at revision {at}, the Pipeline counts no active run while its run is"),
@@ -281,7 +274,7 @@ mod tests {
     fn a_pipeline_that_forgets_its_run_is_seen() {
         let mut world = World::before_the_end();
         for (active, phase) in [(0, Value::Null), (1, "Running".into()), (0, "Running".into())] {
-            let last = if phase.is_null() { phase } else { serde_json::json!({"phase": phase}) };
+            let last = if phase.is_null() { phase } else { serde_json::json!({"name": "r", "phase": phase}) };
             world.pipeline(serde_json::json!({"activeRuns": active, "lastRun": last}));
         }
         assert!(one(&world.check(), "I6").ends_with("the Pipeline counts no active run while its run is"));

@@ -43,12 +43,15 @@ impl World {
             workload: Workload {
                 name: "chain2",
                 pipeline: Value::Null,
+                downstream: None,
                 stages: vec![Stage::new("first", &[], 0), Stage::new("second", &["first"], 0)],
                 job: None,
                 trains: None,
                 early_reports: true,
                 bucket: false,
                 starts: Starts::Run,
+                runs: 1,
+                together: 1,
                 during: None,
                 end: "Succeeded",
                 weight: 1,
@@ -143,6 +146,14 @@ impl World {
         versions.into_iter().next().unwrap()
     }
 
+    /// Every version of every run, in order.
+    pub fn runs(&mut self) -> impl Iterator<Item = &mut Value> {
+        self.history.entries.iter_mut().filter_map(|entry| match &mut entry.what {
+            What::Version(version) if version.kind == Kind::Run => Some(&mut version.object),
+            _ => None,
+        })
+    }
+
     pub fn last_run(&mut self) -> &mut Value {
         self.last(Kind::Run)
     }
@@ -179,12 +190,10 @@ impl World {
     /// A good one whose run a trigger has started.
     pub fn triggered() -> Self {
         let mut world = Self::chain();
-        world.workload.starts = Starts::SpecChange;
+        world.workload.starts = Starts::Trigger;
         let key = "a".repeat(64);
-        for entry in &mut world.history.entries {
-            if let What::Version(Version { kind: Kind::Run, object, .. }) = &mut entry.what {
-                object["metadata"]["annotations"]["trainyard.dev/run-key"] = key.clone().into();
-            }
+        for run in world.runs() {
+            run["metadata"]["annotations"]["trainyard.dev/run-key"] = key.clone().into();
         }
         world.ledger(json!([{"key": key, "run": "r", "phase": "Succeeded", "completed": "2026-01-01T00:00:00Z"}]));
         world
@@ -199,7 +208,40 @@ impl World {
     pub fn another_run(&mut self, uid: &str, key: &str) {
         let mut run = self.last_run().clone();
         (run["metadata"]["uid"], run["metadata"]["annotations"]["trainyard.dev/run-key"]) = (uid.into(), key.into());
+        run["metadata"]["name"] = uid.into();
         self.version(Kind::Run, Change::Added, run);
+    }
+
+    /// A run is deleted.
+    pub fn deleted_run(&mut self, name: &str) {
+        let run = self.runs().filter(|run| run["metadata"]["name"] == name).last().unwrap().clone();
+        self.version(Kind::Run, Change::Deleted, run);
+    }
+
+    /// Its user has changed the parameter to `wanted`, and then there was another run, whose Pod was given `given`.
+    pub fn changed_by_its_user(&mut self, wanted: &str, given: &str) {
+        self.workload.during = Some(During::Change);
+        let spec = json!({"params": [{"name": "word", "default": wanted}]});
+        self.version(Kind::Pipeline, Change::Modified, json!({"spec": spec}));
+        self.another_run("other", &"b".repeat(64));
+        let mut step = step("first", 1);
+        step.params.insert("word".to_owned(), given.into());
+        let mut pod = pod("first", 1, "uid-other");
+        pod["metadata"]["labels"]["trainyard.dev/run-uid"] = "other".into();
+        pod["spec"]["containers"][0]["env"] = variables(&step);
+        self.version(Kind::Pod, Change::Added, pod);
+    }
+
+    /// A version of a Pod that looks at data.
+    pub fn look(&mut self, name: &str, uid: &str, change: Change) {
+        let labels = json!({"trainyard.dev/pipeline-uid": "p"});
+        let metadata = json!({"name": name, "uid": uid, "labels": labels, "ownerReferences": [{"uid": "p"}]});
+        self.version(Kind::Pod, change, json!({"metadata": metadata, "status": {"phase": "Pending"}}));
+    }
+
+    /// The Pipeline's status tells of a look.
+    pub fn looked(&mut self, checked: &str) {
+        self.pipeline(json!({"triggers": [{"name": "drops", "data": {"checked": checked}}]}));
     }
 
     /// A status with a row for each (stage, phase, attempt), and the sums of these.
@@ -270,12 +312,7 @@ fn commit_key(stage: &str) -> String {
 }
 
 fn pod(stage: &str, attempt: u32, uid: &str) -> Value {
-    let env: Vec<Value> = step(stage, attempt)
-        .to_env()
-        .unwrap()
-        .into_iter()
-        .map(|(name, value)| json!({"name": name, "value": value}))
-        .collect();
+    let env = variables(&step(stage, attempt));
     json!({
         "kind": "Pod",
         "metadata": {
@@ -288,6 +325,11 @@ fn pod(stage: &str, attempt: u32, uid: &str) -> Value {
         },
         "spec": {"containers": [{"name": "stage", "env": env}]},
     })
+}
+
+fn variables(step: &StepSpec) -> Value {
+    let pair = |(name, value)| json!({"name": name, "value": value});
+    step.to_env().unwrap().into_iter().map(pair).collect()
 }
 
 fn step(stage: &str, attempt: u32) -> StepSpec {

@@ -407,6 +407,8 @@ pub fn applies(fault: Fault, method: &Method, path: &str) -> bool {
     match fault {
         Fault::Quota | Fault::ForeignPod => method == Method::POST && last == "pods",
         Fault::SwappedPod => method == Method::DELETE && path.contains("/pods/"),
+        // A run that the API server refuses is refused for good: there is none then, and nothing to be followed.
+        Fault::Invalid => !(method == Method::POST && last == "pipelineruns"),
         Fault::TooLargeForEtcd | Fault::TooLargeForServer | Fault::TooLargeForMessage => last == "status",
         _ => true,
     }

@@ -15,8 +15,8 @@ const HELD: Duration = Duration::from_secs(2);
 /// The labels by which the operator selects the Pods of stages and of ranks.
 const RUN_UID: &str = "trainyard.dev/run-uid";
 const JOB_UID: &str = "trainyard.dev/job-uid";
-/// Part of a query for the Pods of one job.
-const ONE_JOB: &str = "job-uid%3D";
+/// Parts of queries for the Pods of one job, and for the Pods and runs of one Pipeline.
+const LIVE: [&str; 3] = ["job-uid%3D", "pipeline-uid%3D", "pipeline%3D"];
 
 /// Which process is shown the past, and of which kinds it has been.
 #[derive(Debug, Default)]
@@ -45,8 +45,8 @@ impl Stale {
 pub(super) fn list(scene: &Scene, process: u32, path: &str, query: Option<&str>) -> Option<Value> {
     let kind = Kind::of_path(path)?;
     let query = query.unwrap_or_default();
-    // A list by fields or of one job's Pods is a question of the moment, which no cache answers.
-    if query.contains("watch=") || query.contains("fieldSelector=") || query.contains(ONE_JOB) {
+    // A list by fields, or of what belongs to one job or Pipeline, is a question of the moment, which no cache answers.
+    if query.contains("watch=") || query.contains("fieldSelector=") || LIVE.iter().any(|word| query.contains(word)) {
         return None;
     }
     let label = match kind {
