@@ -265,6 +265,11 @@ impl Memory {
         true
     }
 
+    /// Has the ended runs of a Pipeline counted again at its next look, since what was to be done about them was not.
+    pub(crate) fn counts_again(&self, pipeline: &str) {
+        lock(&self.counted).remove(pipeline);
+    }
+
     /// Whether the status of an ended run's Pipeline names its end, or a later run; and of one that has succeeded its success, or a later
     /// one, since that may be what others wait for.
     pub(crate) fn is_recorded(&self, run: &PipelineRun) -> bool {
@@ -465,6 +470,9 @@ mod tests {
         // However often it is asked in between.
         assert!((62..661).step_by(60).all(|second| !counts(2, second)));
         assert!(counts(2, 662));
+        // Or at once, when what was to be done could not be.
+        memory.counts_again("p");
+        assert!(counts(2, 663) && !counts(2, 664));
     }
 
     #[test]

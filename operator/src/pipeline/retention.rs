@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use step_protocol::{CollectSpec, Outcome, Task, TaskSpec, paths};
-use trainyard_crds::v1alpha1::{ArtifactsStatus, Pipeline, PipelineRun, PipelineStatus};
+use trainyard_crds::v1alpha1::{ArtifactsStatus, Pipeline, PipelineRun, PipelineStatus, Retention};
 use trainyard_crds::{labels, names};
 use trainyard_planner::retrain::{EndedRun, collection, expired};
 use trainyard_planner::{Note, NoteKind, store_spec};
@@ -40,8 +40,24 @@ pub(super) async fn runs(
     if !context.memory.counts(&uid, ended, Instant::now()) {
         return Ok(());
     }
+    let done = delete_expired(context, writer, (pipeline, retention), status, now).await;
+    if !matches!(done, Ok(true)) {
+        context.memory.counts_again(&uid);
+    }
+    done.map(|_| ())
+}
+
+/// Does so now. Returns whether it is known which runs there are.
+async fn delete_expired(
+    context: &Context,
+    writer: &Writer,
+    (pipeline, retention): (&Pipeline, &Retention),
+    status: &PipelineStatus,
+    now: Timestamp,
+) -> Result<bool, WriteError> {
+    let uid = pipeline.uid().unwrap_or_default();
     let label = format!("{}={}", labels::PIPELINE, labels::value(&pipeline.name_any()));
-    let Some(listed) = list(context, writer, pipeline, &label).await else { return Ok(()) };
+    let Some(listed) = list(context, writer, pipeline, &label).await else { return Ok(false) };
     let ours: Vec<PipelineRun> = listed
         .into_iter()
         .filter(|run| started_by(run) == Some(uid.as_str()))
@@ -55,7 +71,7 @@ pub(super) async fn runs(
             writer.delete_run(run).await?;
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The runs of a label in the Pipeline's namespace. If they cannot be listed, or one of them cannot be read, nothing is deleted, people are
