@@ -41,8 +41,13 @@ pub(super) async fn runs(
         return Ok(());
     }
     let done = delete_expired(context, writer, (pipeline, retention), status, now).await;
-    if !matches!(done, Ok(true)) {
-        context.memory.counts_again(&uid);
+    let later = match done {
+        Ok(true) => None,
+        Ok(false) => Some(AGAIN),
+        Err(_) => Some(Duration::ZERO),
+    };
+    if let Some(later) = later {
+        context.memory.counts_again(&uid, later, Instant::now());
     }
     done.map(|_| ())
 }
