@@ -176,7 +176,7 @@ pub async fn run(setup: &Setup, workload: &Workload, namespace: &str, strikes: &
     let user = workload
         .during
         .map(|during| User::start(setup.api.clone(), namespace, object, (during, &data), recorder.clone()));
-    let held: Duration = strikes.iter().map(|strike| strike.fault.holds()).sum();
+    let held = workload.holds() + strikes.iter().map(|strike| strike.fault.holds()).sum::<Duration>();
     let ended = recorder
         .wait(LIMIT + held, "the run to end, its label and its last runner", |world| end(world, workload))
         .await;

@@ -3,6 +3,7 @@
 use super::{Stage, Starts, Workload, folder, script, writer};
 use crate::faults::user::During;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// The parameter that tells the runs of a Pipeline apart.
 const WORD: &str = "word";
@@ -110,6 +111,12 @@ impl Workload {
     pub fn looks(&self) -> bool {
         let mut triggers = self.pipeline["triggers"].as_array().into_iter().flatten();
         triggers.any(|trigger| trigger["data"].is_object())
+    }
+
+    /// How long its clock holds it up: looks are ten seconds apart, and after one that shows nothing there is another.
+    #[must_use]
+    pub fn holds(&self) -> Duration {
+        Duration::from_secs(if self.looks() { 60 } else { 0 })
     }
 
     /// Two runs: of the spec, and of what it becomes while the second stage runs.
