@@ -118,7 +118,8 @@ pub(super) fn a_backfill_counts_its_runs(evidence: Evidence<'_>) -> Vec<Violatio
     let expected = json!({"instants": evidence.workload.runs, "succeeded": of("Succeeded"), "failed": of("Failed")});
     let pipelines = evidence.history.versions(Kind::Pipeline);
     let said = pipelines.last().map_or(&Value::Null, |last| &last.object["status"]["triggers"][0]["backfill"]);
-    match *said == expected {
+    let counts = json!({"instants": said["instants"], "succeeded": said["succeeded"], "failed": said["failed"]});
+    match counts == expected {
         true => Vec::new(),
         false => vec![Violation::new("R4", format!("the backfill says {said}, and its runs are {expected}"))],
     }
