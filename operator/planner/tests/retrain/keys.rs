@@ -220,7 +220,7 @@ fn each_cause_has_its_key() {
 }
 
 #[test]
-fn what_a_trigger_gives_its_runs_is_in_their_key_as_it_is_written() {
+fn what_a_trigger_gives_its_runs_is_in_their_key() {
     let with = |params: Value| -> PipelineSpec {
         let mut spec = whole();
         spec["triggers"] = json!([{"name": "git", "specChange": {}, "params": params}, {"name": "other", "params": {"rate": 9},
